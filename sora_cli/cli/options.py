@@ -1,0 +1,214 @@
+"""The options that several commands share, each declared once, and what they mean.
+
+Ranges are `pipeline.request`'s to check: it knows the model and says what would be right.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from sora_cli.cli.output import Output
+from sora_cli.errors import UsageError
+
+SamplerChoice = Literal["euler", "unipc"]
+SigmaGridChoice = Literal["diffusers", "original"]
+ProgressChoice = Literal["auto", "plain", "json", "none"]
+
+EXAMPLE = 'sora generate "a red ball bounces on the snow at sunset"'
+
+Prompt = Annotated[
+    str, typer.Argument(metavar="PROMPT", help="What to show; - reads it from stdin.")
+]
+OptionalPrompt = Annotated[
+    str | None, typer.Argument(metavar="PROMPT", help="What happens; - reads it from stdin.")
+]
+VideoOutput = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="PATH",
+        help="File (.mp4 .webm .mkv .gif .webp), folder/ of PNGs, or - for stdout. "
+        "Without it, a new name from the prompt and the seed.",
+    ),
+]
+ImageOutput = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="PATH",
+        help="File (.png .jpg .webp), or - for stdout. Without it, a new name from the prompt "
+        "and the seed.",
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME|FOLDER",
+        help="A name of `sora weights list`, or a diffusers folder. "
+        "[default: SORA_MODEL, then config.toml, then tiny]",
+    ),
+]
+Size = Annotated[
+    str | None, typer.Option("--size", metavar="WxH", help="Frame size in pixels: 832x480.")
+]
+Width = Annotated[int | None, typer.Option("--width", help="Frame width in pixels.")]
+Height = Annotated[int | None, typer.Option("--height", help="Frame height in pixels.")]
+Aspect = Annotated[
+    str | None, typer.Option("--aspect", metavar="W:H", help="Frame shape: 16:9, 1:1, 9:16.")
+]
+Resolution = Annotated[
+    str | None,
+    typer.Option("--resolution", metavar="LINES", help="The shorter side: 480p, 720p, 96p."),
+]
+Duration = Annotated[
+    str | None, typer.Option("--duration", metavar="TIME", help="Length: 5s, 500ms, 1m, 2.5.")
+]
+NumFrames = Annotated[
+    int | None, typer.Option("--num-frames", help="Length in frames, instead of --duration.")
+]
+Fps = Annotated[float | None, typer.Option("--fps", help="Frames per second.")]
+Steps = Annotated[
+    int | None, typer.Option("--steps", help="Denoising steps: more is slower and finer.")
+]
+GuidanceScale = Annotated[
+    float | None,
+    typer.Option("--guidance-scale", help="How closely to follow the prompt; 1 is off."),
+]
+NegativePrompt = Annotated[
+    str | None, typer.Option("--negative-prompt", "-n", metavar="TEXT", help="What not to show.")
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        help="Same seed, same picture. Without it, a random one, recorded in the file.",
+    ),
+]
+NumVideos = Annotated[
+    int, typer.Option("--num-videos", help="How many; video i uses seed + i.", min=1)
+]
+NumImages = Annotated[
+    int, typer.Option("--num-images", help="How many; image i uses seed + i.", min=1)
+]
+Expand = Annotated[
+    bool | None,
+    typer.Option(
+        "--expand/--no-expand", help="Let the caption LLM say a short prompt in full, or not."
+    ),
+]
+Sampler = Annotated[SamplerChoice | None, typer.Option("--sampler", help="The denoising method.")]
+SigmaGrid = Annotated[
+    SigmaGridChoice | None,
+    typer.Option("--sigma-grid", help="Noise levels as diffusers or the original code has them."),
+]
+Shift = Annotated[
+    float | None, typer.Option("--shift", help="Shift of the noise levels towards noise.")
+]
+Device = Annotated[
+    str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:0, mps.")
+]
+Dtype = Annotated[
+    str | None, typer.Option("--dtype", metavar="NAME", help="float32, bfloat16, float16.")
+]
+Crf = Annotated[
+    int, typer.Option("--crf", help="Compression of mp4 and webm: less is finer.", min=0, max=51)
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show what would be made and what it takes; load nothing.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print results as JSON objects, one a line.")]
+ProgressForm = Annotated[
+    ProgressChoice,
+    typer.Option("--progress", help="auto: a bar on a terminal, lines elsewhere."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
+
+
+def output_of(context: typer.Context) -> Output:
+    """The streams `main` made for this command line."""
+    output = context.obj
+    return output if isinstance(output, Output) else Output()
+
+
+def read_prompt(prompt: str) -> str:
+    """The prompt itself, or for `-` what stands on stdin.
+
+    Raises:
+        UsageError: there is nothing in it, or stdin is not text.
+    """
+    text = _read_stdin() if prompt == "-" else prompt
+    if not text.strip():
+        raise UsageError("the prompt is empty", hint=EXAMPLE)
+    return text.strip()
+
+
+def size_of(size: str | None, width: int | None, height: int | None) -> dict[str, int | None]:
+    """`--size`, or `--width` and `--height`, as a request has them.
+
+    Raises:
+        UsageError: both were given, or the size is not a size.
+    """
+    from sora_cli.pipeline.request import parse_size
+
+    if size is None:
+        return {"width": width, "height": height}
+    if width is not None or height is not None:
+        raise UsageError(
+            "--size says the width and the height already", hint=f"--size {size} alone"
+        )
+    wide, high = parse_size(size)
+    return {"width": wide, "height": high}
+
+
+def duration_of(duration: str | None) -> float | None:
+    """`--duration` in seconds."""
+    from sora_cli.pipeline.request import parse_duration
+
+    return None if duration is None else parse_duration(duration)
+
+
+def model_of(model: str | None) -> str:
+    """`--model`, or what stands for it."""
+    from sora_cli.runtime.preferences import default_model
+
+    return default_model() if model is None else model
+
+
+def target_of(output: str | None, out: Output, *, count: int) -> Path | Literal["-"] | None:
+    """`--output` as `sora_cli.app` takes it.
+
+    Raises:
+        UsageError: stdout cannot carry what is asked for.
+    """
+    if output is None:
+        return None
+    if not output:
+        raise UsageError("the output has no name", hint="-o clip.mp4")
+    if output != "-":
+        # Path drops the slash of `frames/`; a folder of PNGs is known by having no suffix.
+        return Path(output).expanduser()
+    if out.as_json:
+        raise UsageError("--json and -o - both want stdout", hint="-o clip.mp4 --json")
+    if count > 1:
+        raise UsageError(f"{count} files do not fit on stdout", hint="-o clip.mp4")
+    if out.stdout_is_terminal:
+        raise UsageError("stdout is a terminal, not a file", hint="-o - > clip.mp4")
+    return "-"
+
+
+def _read_stdin() -> str:
+    if sys.stdin is None:
+        raise UsageError("standard input is closed, so - has no prompt", hint=EXAMPLE)
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise UsageError("the prompt on stdin is not text", hint=EXAMPLE) from error

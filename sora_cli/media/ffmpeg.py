@@ -1,0 +1,188 @@
+"""The one ffmpeg process: ours from start to end, killed when anything goes wrong."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, BinaryIO
+
+from sora_cli.errors import OutputError, UsageError
+from sora_cli.media import output
+
+if TYPE_CHECKING:
+    import numpy as np
+
+READ_TIMEOUT = 30.0  # s, to read a file's tags
+BUNDLED = "pip install --force-reinstall imageio-ffmpeg, and unset IMAGEIO_FFMPEG_EXE"
+
+
+def executable() -> str:
+    """ffmpeg's path: IMAGEIO_FFMPEG_EXE, else the binary that imageio-ffmpeg brings."""
+    import imageio_ffmpeg
+
+    try:
+        return imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise OutputError("there is no ffmpeg on this machine", hint=BUNDLED) from error
+
+
+def check_encoder(encoder: str) -> None:
+    """Raise OutputError when this ffmpeg cannot be run or lacks `encoder`."""
+    _check_encoder(executable(), encoder)
+
+
+@cache
+def _check_encoder(program: str, encoder: str) -> None:
+    command = [program, "-hide_banner", "-h", f"encoder={encoder}"]
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=READ_TIMEOUT)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise OutputError(f"cannot run {program}: {error}", hint=BUNDLED) from error
+    if f"Encoder {encoder}" not in shown.stdout:
+        raise OutputError(f"{program} has no encoder {encoder}", hint=BUNDLED)
+
+
+class Encoder:
+    """Raw frames into ffmpeg's stdin; the last lines of its stderr kept for the error message.
+
+    With `sink`, what ffmpeg writes to stdout goes there; a sink closed early raises
+    BrokenPipeError, for the caller to end quietly.
+    """
+
+    def __init__(self, arguments: list[str], path: object, sink: BinaryIO | None) -> None:
+        self.path = path
+        self.sink_error: Exception | None = None
+        self.lines: deque[str] = deque(maxlen=20)
+        with output.writing(path):
+            # restore_signals=False: a file size limit is then an error message, not a signal.
+            # Its own session: Ctrl-C in the terminal reaches us, and we end ffmpeg.
+            self.process = subprocess.Popen(
+                [executable(), "-hide_banner", "-v", "error", "-nostats", "-y", *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE if sink else subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                restore_signals=False,
+                start_new_session=True,
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+            )
+        self.listener = threading.Thread(target=self._listen, daemon=True)
+        self.listener.start()
+        self.pump = threading.Thread(target=self._pump, args=(sink,), daemon=True) if sink else None
+        if self.pump:
+            self.pump.start()
+
+    def send(self, frames: np.ndarray) -> None:
+        """Frames [t, H, W, 3] uint8; raises OutputError when ffmpeg has ended."""
+        try:
+            _pipe(self.process.stdin).write(frames.data)
+        except OSError:
+            self._ended()
+
+    def finish(self) -> None:
+        """Let ffmpeg write what is left; raises OutputError when it fails."""
+        try:
+            _pipe(self.process.stdin).close()
+        except OSError:
+            self._ended()
+        self._join()
+        if self.process.returncode:
+            self._ended()
+
+    def kill(self) -> None:
+        """End ffmpeg now, whatever it does; harmless when it has ended.
+
+        The sink's thread is not waited for: a reader that sleeps must not hold up Ctrl-C.
+        """
+        self.process.kill()
+        self.process.wait()
+        self.listener.join()
+        with suppress(OSError):  # frames that a dead process will not take
+            _pipe(self.process.stdin).close()
+
+    def _join(self) -> None:
+        self.process.wait()
+        self.listener.join()
+        if self.pump:
+            self.pump.join()
+
+    def _ended(self) -> None:
+        self._join()
+        if isinstance(self.sink_error, BrokenPipeError):
+            raise self.sink_error
+        if self.sink_error:
+            raise output.failed(self.path, str(self.sink_error)) from self.sink_error
+        raise output.failed(self.path, f"ffmpeg stopped: {self._reason()}")
+
+    def _reason(self) -> str:
+        lines = [re.sub(r"^(\[[^]]*\] )+", "", line) for line in self.lines]
+        lines = [line for line in lines if line and line != "Conversion failed!"]
+        if lines:
+            return lines[-1]
+        code = self.process.returncode
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+    def _listen(self) -> None:
+        with _pipe(self.process.stderr) as stderr:
+            for line in stderr:
+                self.lines.append(line.decode("utf-8", "replace").strip())
+
+    def _pump(self, sink: BinaryIO) -> None:
+        # past the buffer of sys.stdout: a thread that sleeps inside its lock aborts the exit
+        sink = getattr(sink, "raw", sink)
+        try:
+            with _pipe(self.process.stdout) as stdout:
+                while block := stdout.read1(1 << 16):  # type: ignore[attr-defined]
+                    while block:
+                        block = block[sink.write(block) :]
+        except (OSError, ValueError) as error:  # ValueError: the sink was closed by its owner
+            self.sink_error = error
+            self.process.kill()
+
+
+def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+    assert pipe is not None
+    return pipe
+
+
+@contextmanager
+def encoder(arguments: list[str], path: object, sink: BinaryIO | None = None) -> Iterator[Encoder]:
+    """An ffmpeg that is finished when the block ends well and killed when it does not."""
+    process = Encoder(arguments, path, sink)
+    try:
+        yield process
+        process.finish()
+    finally:
+        process.kill()
+
+
+def url(path: Path) -> str:
+    """A path that ffmpeg takes as one, also when it has a colon or starts with a hyphen."""
+    return f"file:{path.absolute()}"
+
+
+def metadata(path: Path, demuxer: str, max_bytes: int) -> str:
+    """A video's tags as an ffmetadata text, cut at `max_bytes` (escaping doubles at most)."""
+    arguments = ["-v", "error", "-nostdin", "-protocol_whitelist", "file,pipe", "-f", demuxer]
+    command = [executable(), *arguments, "-i", url(path), "-f", "ffmetadata", "pipe:1"]
+    try:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL
+        )
+    except OSError as error:
+        raise UsageError(f"cannot run {command[0]}: {error}", hint=BUNDLED) from error
+    timer = threading.Timer(READ_TIMEOUT, process.kill)
+    try:
+        timer.start()
+        return _pipe(process.stdout).read(2 * max_bytes).decode("utf-8", "replace")
+    finally:
+        timer.cancel()
+        process.kill()
+        process.wait()
+        _pipe(process.stdout).close()

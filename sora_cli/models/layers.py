@@ -1,0 +1,168 @@
+"""Building blocks shared by the transformers: norms, timestep embedding, 3D RoPE, attention.
+
+Shapes: B batch, L tokens, D width, N heads, K head dim, F latent frames. Source: Wan2.1's
+`wan/modules/model.py`; what that code runs in fp32 stays in fp32 here, whatever the dtype of the
+weights and whether or not autocast is on.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm over the last dimension, computed and returned in fp32 (`[..., D]`).
+
+    T5's layer norm and the query/key norm of Wan, which covers all the heads at once.
+    """
+
+    def __init__(self, width: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.float()
+        # vector_norm reads x once; square().mean() would write a temporary of x's size, and this
+        # is a memory-bound operation.
+        power = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1]
+        return x * torch.rsqrt(power + self.eps) * self.weight.float()
+
+
+class LayerNorm(nn.Module):
+    """Layer norm over the last dimension, computed and returned in fp32 (`[..., D]`)."""
+
+    def __init__(self, width: int, eps: float = 1e-6, *, affine: bool = False) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(width)) if affine else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = None if self.weight is None else self.weight.float()
+        bias = None if self.bias is None else self.bias.float()
+        return F.layer_norm(x.float(), x.shape[-1:], weight, bias, self.eps)
+
+
+def linear_fp32(layer: nn.Linear, x: Tensor) -> Tensor:
+    """Apply `layer` in fp32 even where its weights are bf16; call it with autocast disabled."""
+    bias = None if layer.bias is None else layer.bias.float()
+    return F.linear(x.float(), layer.weight.float(), bias)
+
+
+def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
+    """The dtype a matmul of `x` with `weight` runs in: autocast's if it is on, else the weight's.
+
+    Casting an activation once, by hand, saves autocast from casting it for each of its readers.
+    """
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+
+
+def timestep_embedding(timesteps: Tensor, width: int) -> Tensor:
+    """Sinusoidal embedding, cosines first, with angles t · 10000^(-i / (width/2)) in float64.
+
+    Args:
+        timesteps: any shape, in 0..1000.
+        width: even.
+
+    Returns:
+        float32 `[*timesteps.shape, width]`.
+    """
+    half = width // 2
+    # float64, as in Wan2.1: an angle goes up to 1000 rad, where fp32 resolves only 6e-5. MPS has
+    # no float64, so there it is done on the CPU.
+    device = torch.device("cpu") if timesteps.device.type == "mps" else timesteps.device
+    rates = torch.pow(10000.0, -torch.arange(half, dtype=torch.float64, device=device) / half)
+    angles = timesteps.detach().to(device).double()[..., None] * rates
+    return torch.cat([angles.cos(), angles.sin()], dim=-1).float().to(timesteps.device)
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)  # a cached inference tensor could not be used in training later
+def rope_table(grid: tuple[int, int, int], head_dim: int, device: torch.device) -> Tensor:
+    """Rotations of 3D rotary embeddings for a grid of tokens, as unit complex numbers.
+
+    A head's dimensions are split between time, height and width (44, 42, 42 of 128); the angle of
+    pair i of n on an axis is position · 10000^(-i/n). Kept out of the state dict: a buffer would
+    stay on `meta` after an assigning load.
+
+    Args:
+        grid: tokens along (t, h, w).
+
+    Returns:
+        `[L, 1, K/2, 2]` float32, the last axis being (cos, sin).
+    """
+    spatial = 2 * (head_dim // 6)
+    angles = []
+    for axis, width in enumerate((head_dim - 2 * spatial, spatial, spatial)):
+        rates = torch.pow(10000.0, -torch.arange(0, width, 2, dtype=torch.float64) / width)
+        angle = torch.arange(grid[axis], dtype=torch.float64)[:, None] * rates  # [n, width/2]
+        shape = [1, 1, 1, width // 2]
+        shape[axis] = grid[axis]
+        angles.append(angle.view(shape).expand(*grid, -1))
+    angle = torch.cat(angles, dim=-1).flatten(0, 2)[:, None]  # [L, 1, K/2]
+    return torch.stack([angle.cos(), angle.sin()], dim=-1).float().to(device)
+
+
+def apply_rope(x: Tensor, table: Tensor) -> Tensor:
+    """Rotate interleaved pairs of `x` `[B, L, N, K]` by `rope_table` `[L, 1, K/2, 2]`, in fp32.
+
+    One complex product, so one pass over memory each way; MPS has no complex kernels worth using.
+    """
+    pairs = x.float().unflatten(-1, (-1, 2))  # [B, L, N, K/2, 2]
+    if x.device.type != "mps":
+        turned = torch.view_as_complex(pairs) * torch.view_as_complex(table)
+        return torch.view_as_real(turned).flatten(-2)
+    even, odd = pairs.unbind(-1)
+    cos, sin = table.unbind(-1)
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
+
+
+class Attention(nn.Module):
+    """Projections of multi-head attention, with the query and key norms across all heads."""
+
+    def __init__(self, width: int, num_heads: int, *, qk_norm: bool, eps: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(width, width)
+        self.k = nn.Linear(width, width)
+        self.v = nn.Linear(width, width)
+        self.o = nn.Linear(width, width)
+        self.norm_q = RMSNorm(width, eps) if qk_norm else nn.Identity()
+        self.norm_k = RMSNorm(width, eps) if qk_norm else nn.Identity()
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1))  # [B, L, N, K]
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Unmasked attention of `[B, L, N, K]` in the value's dtype, then the output projection."""
+        heads = (query.to(value.dtype), key.to(value.dtype), value)
+        query, key, value = (x.transpose(1, 2) for x in heads)  # [B, N, L, K]
+        out = F.scaled_dot_product_attention(query, key, value)
+        return self.o(out.transpose(1, 2).flatten(2))  # [B, L, D]
+
+
+class SelfAttention(Attention):
+    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
+        """Attention within `x` `[B, L, D]` under the rotations of `rope_table`."""
+        query = apply_rope(self.split_heads(self.norm_q(self.q(x))), rope)
+        key = apply_rope(self.split_heads(self.norm_k(self.k(x))), rope)
+        return self.attend(query, key, self.split_heads(self.v(x)))
+
+
+class CrossAttention(Attention):
+    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """What attention needs of the embedded text `[B, L, D]`: keys and values `[B, L, N, K]`."""
+        value = self.split_heads(self.v(context))
+        key = self.split_heads(self.norm_k(self.k(context)))
+        return key.to(value.dtype), value
+
+    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
+        """Attention from `x` `[B, L, D]` over every context token, padding included."""
+        query = self.split_heads(self.norm_q(self.q(x)))
+        return self.attend(query, *keys_values)

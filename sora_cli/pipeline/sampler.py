@@ -1,0 +1,259 @@
+"""From noise to latents: the sigma grid, guidance, Euler and UniPC, and the denoising loop.
+
+Rectified flow: x_σ = (1 - σ)·x0 + σ·noise, velocity = noise - x0, denoised = x_σ - σ·velocity.
+Everything is a pure function; a sampler takes a frozen state and returns the next one. The
+coefficients are Python floats (float64), the latents fp32.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sora_cli.models.specs import SamplerName, SigmaGrid
+from sora_cli.pipeline.canvas import Canvas
+from sora_cli.pipeline.events import Event, Observer, ignore
+
+NUM_TRAIN_TIMESTEPS = 1000
+
+# The first and last sigma before the shift, and n+1 of them evenly spaced, the last one replaced
+# by 0. diffusers: UniPCMultistepScheduler(use_flow_sigmas=True). original: Wan's FlowUniPC.
+_GRID_ENDS: dict[SigmaGrid, tuple[float, float]] = {
+    "diffusers": (1.0, 1 / NUM_TRAIN_TIMESTEPS),
+    "original": (1 - 1 / NUM_TRAIN_TIMESTEPS, 0.0),
+}
+
+# (latents [B, C, T, H, W], timesteps [B] or [B, T] in 0..1000, context) → velocity, as latents.
+Model = Callable[[Tensor, Tensor, Any], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Schedule:
+    """n steps of sampling.
+
+    sigmas: n + 1 noise levels, falling to 0, each a float32 number.
+    timesteps: n values in 0..1000, what the model is told at each step.
+    """
+
+    sigmas: tuple[float, ...]
+    timesteps: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Guidance:
+    """Classifier-free guidance (arXiv 2207.12598) and the text it compares.
+
+    scale: 1 = the prompt alone; above, away from the negative prompt.
+    context: the prompt's, in the form the model takes.
+    negative_context: the negative prompt's; None only with scale 1.
+    batched_context: both, as a batch [context; negative_context]: then the model is called once
+        on two rows instead of twice on one. Faster while memory lasts.
+    """
+
+    context: Any
+    negative_context: Any = None
+    batched_context: Any = None
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplerState:
+    """Where sampling stands before step `step`.
+
+    latents: at sigmas[step], [B, C, T, H, W].
+    corrected: UniPC's latents at sigmas[step - 1], after its corrector.
+    denoised: predictions of x0 at the steps before, newest last; as many as the sampler needs.
+    """
+
+    latents: Tensor
+    step: int = 0
+    corrected: Tensor | None = None
+    denoised: tuple[Tensor, ...] = ()
+
+
+Advance = Callable[[SamplerState, Tensor, Sequence[float]], SamplerState]
+
+
+def sigma_grid(
+    num_inference_steps: int, shift: float, grid: SigmaGrid = "diffusers"
+) -> tuple[float, ...]:
+    """n + 1 sigmas from (about) 1 to 0 in float64, after the shift.
+
+    The shift s moves steps to where there is more noise, σ' = s·σ / (1 + (s - 1)·σ), for the
+    larger canvases (Esser et al., arXiv 2403.03206, eq. 23).
+    """
+    assert num_inference_steps >= 1 and shift > 0
+    first, last = _GRID_ENDS[grid]
+    width = (last - first) / num_inference_steps
+    even = [first + i * width for i in range(num_inference_steps)]
+    return (*(shift * sigma / (1 + (shift - 1) * sigma) for sigma in even), 0.0)
+
+
+def timesteps_from(sigmas: Sequence[float], *, truncate: bool) -> tuple[float, ...]:
+    """What the model is told at each step: 1000·σ, cut to whole numbers where the source does."""
+    timesteps = [sigma * NUM_TRAIN_TIMESTEPS for sigma in sigmas[:-1]]
+    return tuple(float(int(timestep)) if truncate else timestep for timestep in timesteps)
+
+
+def make_schedule(
+    num_inference_steps: int,
+    shift: float,
+    *,
+    sampler: SamplerName,
+    grid: SigmaGrid = "diffusers",
+) -> Schedule:
+    """The schedule that the published pipelines use for this sampler and grid.
+
+    UniPC needs log(1 - σ), so its first sigma is at most 1 - 1e-6. Wan's own code and diffusers'
+    UniPC give the model whole timesteps; diffusers' Euler gives it fractions.
+    """
+    sigmas = sigma_grid(num_inference_steps, shift, grid)
+    if sampler == "unipc":
+        sigmas = (min(sigmas[0], 1 - 1e-6), *sigmas[1:])
+    # Both sources store sigmas as float32. UniPC feels it: 1 - σ of the first one changes by 1 %.
+    stored = tuple(map(_float32, sigmas))
+    if sampler == "unipc" or grid == "original":
+        return Schedule(sigmas=stored, timesteps=timesteps_from(sigmas, truncate=True))
+    return Schedule(sigmas=stored, timesteps=timesteps_from(stored, truncate=False))
+
+
+def guide(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+    """The guided velocity: from the negative prompt's past the prompt's, `scale` times as far."""
+    return uncond + scale * (cond - uncond)
+
+
+def predict(model: Model, latents: Tensor, timesteps: Tensor, guidance: Guidance) -> Tensor:
+    """The velocity at one step, guided: one call of the model, or two, or one on a double batch.
+
+    With scale 1 the negative prompt is not computed. Guidance is in the latents' dtype.
+    """
+    if guidance.scale == 1:
+        return model(latents, timesteps, guidance.context).to(latents.dtype)
+    if guidance.batched_context is not None:
+        twice = torch.cat([latents, latents])  # [2B, C, T, H, W]
+        both = model(twice, torch.cat([timesteps, timesteps]), guidance.batched_context)
+        cond, uncond = both.to(latents.dtype).chunk(2)
+    else:
+        cond = model(latents, timesteps, guidance.context).to(latents.dtype)
+        uncond = model(latents, timesteps, guidance.negative_context).to(latents.dtype)
+    return guide(cond, uncond, guidance.scale)
+
+
+def euler(state: SamplerState, velocity: Tensor, sigmas: Sequence[float]) -> SamplerState:
+    """One Euler step along the velocity: x' = x + (σ' - σ)·velocity."""
+    change = sigmas[state.step + 1] - sigmas[state.step]
+    return replace(state, latents=state.latents + change * velocity, step=state.step + 1)
+
+
+def unipc(state: SamplerState, velocity: Tensor, sigmas: Sequence[float]) -> SamplerState:
+    """One step of UniPC, order 2, B(h) = e^h - 1, first order at both ends (arXiv 2302.04867).
+
+    The velocity first corrects the latents that the last step predicted, then the next ones are
+    predicted. Wan's default; equal to diffusers' UniPCMultistepScheduler.
+    """
+    step, latents = state.step, state.latents
+    denoised = (*state.denoised[-2:], latents - sigmas[step] * velocity)
+    if state.corrected is not None:
+        latents = _correct(state.corrected, denoised, sigmas, step)
+    return replace(
+        state,
+        latents=_predict_next(latents, denoised, sigmas, step),
+        step=step + 1,
+        corrected=latents,
+        denoised=denoised,
+    )
+
+
+SAMPLERS: dict[SamplerName, Advance] = {"euler": euler, "unipc": unipc}
+
+
+@torch.no_grad()
+def denoise(
+    model: Model,
+    noise: Tensor,
+    canvas: Canvas,
+    schedule: Schedule,
+    *,
+    sampler: SamplerName,
+    guidance: Guidance,
+    observer: Observer = ignore,
+) -> Tensor:
+    """Makes what the canvas does not know yet, out of noise.
+
+    Given latents enter the model clean, at timestep 0, and come back unchanged, bit for bit.
+
+    Args:
+        model: latents, timesteps, context → velocity; it casts to its own dtype.
+        noise: [B, C, T, H, W] fp32, on the model's device, as is the canvas.
+        observer: hears of every finished step (phase "denoise").
+
+    Returns:
+        normalised latents [B, C, T, H, W] fp32.
+    """
+    advance = SAMPLERS[sampler]
+    state = SamplerState(latents=canvas.hold(noise))
+    for timestep in schedule.timesteps:
+        timesteps = canvas.timesteps(timestep, batch=noise.shape[0])
+        velocity = predict(model, state.latents, timesteps, guidance)
+        state = advance(state, velocity, schedule.sigmas)
+        state = replace(state, latents=canvas.hold(state.latents))
+        observer(Event(phase="denoise", step=state.step, total=len(schedule.timesteps)))
+    return state.latents
+
+
+def _order(step: int, sigmas: Sequence[float]) -> int:
+    """UniPC's order at a step: 1 at the first and at the last, else 2."""
+    return min(2, step + 1, len(sigmas) - 1 - step)
+
+
+def _log_snr(sigma: float) -> float:
+    """λ = log(α / σ), UniPC's time; infinite where no noise is left."""
+    return math.log1p(-sigma) - math.log(sigma) if sigma > 0 else math.inf
+
+
+def _predict_next(
+    latents: Tensor, denoised: tuple[Tensor, ...], sigmas: Sequence[float], step: int
+) -> Tensor:
+    """UniP: the latents at sigmas[step + 1] from those at sigmas[step]."""
+    sigma, next_sigma = sigmas[step], sigmas[step + 1]
+    h = _log_snr(next_sigma) - _log_snr(sigma)
+    gain = (1 - next_sigma) * math.expm1(-h)  # α'·(e^-h - 1)
+    now = denoised[-1]
+    predicted = (next_sigma / sigma) * latents - gain * now
+    if _order(step, sigmas) == 1:
+        return predicted
+    ratio = (_log_snr(sigmas[step - 1]) - _log_snr(sigma)) / h
+    return predicted - (0.5 * gain / ratio) * (denoised[-2] - now)
+
+
+def _correct(
+    corrected: Tensor, denoised: tuple[Tensor, ...], sigmas: Sequence[float], step: int
+) -> Tensor:
+    """UniC: the latents at sigmas[step], now that x0 is predicted there too."""
+    past_sigma, sigma = sigmas[step - 1], sigmas[step]
+    h = _log_snr(sigma) - _log_snr(past_sigma)
+    growth = math.expm1(-h)  # B(h) for data prediction
+    gain = (1 - sigma) * growth
+    now, past = denoised[-1], denoised[-2]
+    latents = (sigma / past_sigma) * corrected - gain * past
+    if _order(step - 1, sigmas) == 1:
+        return latents - (0.5 * gain) * (now - past)
+    ratio = (_log_snr(sigmas[step - 2]) - _log_snr(past_sigma)) / h
+    # Two conditions for two weights: w_far + w_now = b1 and ratio·w_far + w_now = b2.
+    phi2 = growth / -h - 1
+    phi3 = phi2 / -h - 0.5
+    b1, b2 = phi2 / growth, 2 * phi3 / growth
+    w_far = (b2 - b1) / (ratio - 1)
+    w_now = b1 - w_far
+    return latents - gain * ((w_far / ratio) * (denoised[-3] - past) + w_now * (now - past))
+
+
+def _float32(value: float) -> float:
+    """The nearest float32 number."""
+    return struct.unpack("f", struct.pack("f", value))[0]

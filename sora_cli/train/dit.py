@@ -1,0 +1,234 @@
+"""Train the embedded model's diffusion transformer, together with its text encoder.
+
+`python -m sora_cli.train.dit LATENTS TOKENIZER OUT --minutes 70` trains on encoded clips, resumes
+from OUT/checkpoint.pt, and writes OUT/transformer/ and OUT/text_encoder/. Rectified flow: the
+network sees (1 - σ)·x0 + σ·noise and predicts noise - x0 (arXiv 2403.03206). B clips of one
+bucket a step; T latent frames.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sora_cli.models.dit import DiT, DiTConfig
+from sora_cli.models.text_encoder import TextEncoder, TextEncoderConfig, Tokenizer
+from sora_cli.train.captions import dense, short
+from sora_cli.train.dataset import (
+    Bucket,
+    LatentClips,
+    latent_shards,
+    load_latents,
+    shard_bucket,
+)
+from sora_cli.train.export import save_dit, save_text_encoder
+from sora_cli.train.loop import Ema, Run, learning_rate, load_checkpoint, save_checkpoint
+
+TEXT_LEN = 96
+TINY_TEXT = TextEncoderConfig(
+    vocab_size=1024, hidden_size=192, num_layers=3, num_heads=6, head_dim=32, ffn_dim=512
+)
+TINY_DIT = DiTConfig(
+    num_layers=8, hidden_size=256, num_heads=4, ffn_dim=1024, in_channels=48, out_channels=48,
+    text_dim=192, text_len=TEXT_LEN, patch_size=(1, 1, 1),
+)  # fmt: skip
+TOKENS_A_STEP = 4000
+DROP_PROMPT, GIVE_LATENTS, DENSE = 0.10, 0.30, 0.6
+
+
+class Captioned(nn.Module):
+    """Both trained networks, so that one optimizer, EMA and checkpoint hold them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = TextEncoder(TINY_TEXT)
+        self.dit = DiT(TINY_DIT)
+        self.text.init_weights()
+        self.dit.init_weights()
+
+    def forward(self, latents: Tensor, timesteps: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """Velocity [B, C, T, H, W] for latents, timesteps [B, T] and token ids [B, ≤96]."""
+        context = self.text(ids, mask) * mask[..., None]
+        context = F.pad(context, (0, 0, 0, TEXT_LEN - context.shape[1]))  # [B, 96, D]
+        return self.dit(latents, timesteps, context)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """Clips with what is given of them: mask [B, T] 1 = to be made; `given` holds clean latents."""
+
+    latents: Tensor
+    given: Tensor
+    mask: Tensor
+    prompts: list[str]
+
+
+class Batches:
+    """Draws batches of one bucket with about `TOKENS_A_STEP` tokens; re-reads new shards."""
+
+    def __init__(self, folder: Path, rng: random.Random) -> None:
+        self.folder, self.rng, self.drawn = folder, rng, 0
+        self.shards: dict[str, list[LatentClips]] = {}
+        self.known: set[int] = set()
+
+    def _refresh(self) -> None:
+        for shard in latent_shards(self.folder):
+            if shard not in self.known:
+                self.known.add(shard)
+                clips = load_latents(self.folder, shard)
+                self.shards.setdefault(shard_bucket(shard).name, []).append(clips)
+
+    def draw(self, progress: float) -> Batch:
+        """Small clips first: a bucket's share of the steps grows with its tokens over the run."""
+        if self.drawn % 100 == 0:
+            self._refresh()
+        self.drawn += 1
+        buckets = {name: shards[0].bucket for name, shards in self.shards.items()}
+        weights = [b.share * token_count(b) ** progress for b in buckets.values()]
+        name = self.rng.choices(list(buckets), weights)[0]
+        count = max(2, TOKENS_A_STEP // token_count(buckets[name]))
+        picks = [(c := self.rng.choice(self.shards[name]), self.rng.randrange(len(c.scenes)))
+                 for _ in range(count)]  # fmt: skip
+        return self._batch(picks)
+
+    def _batch(self, picks: list[tuple[LatentClips, int]]) -> Batch:
+        latents = torch.stack([clips.latents[i] for clips, i in picks]).float()
+        given, mask = latents.clone(), torch.ones(len(picks), latents.shape[2])
+        prompts = []
+        for row, (clips, i) in enumerate(picks):
+            if self.rng.random() < GIVE_LATENTS and latents.shape[2] > 1:
+                self._give(row, clips, i, given, mask)
+            caption = (dense if self.rng.random() < DENSE else short)(clips.scenes[i], self.rng)
+            prompts.append("" if self.rng.random() < DROP_PROMPT else caption.text)
+        return Batch(latents=latents, given=given, mask=mask, prompts=prompts)
+
+    def _give(self, row: int, clips: LatentClips, i: int, given: Tensor, mask: Tensor) -> None:
+        """Mark what is given: the first latent, the first k, a block at the end, or both ends.
+
+        A head needs no encoding of its own: the autoencoder is causal, so the first k latents of
+        the clip are those of its first frames. A block was encoded on its own (dataset.py).
+        """
+        kind = self.rng.choices(("first", "head", "block", "both"), (0.4, 0.15, 0.25, 0.2))[0]
+        start, length = int(clips.block_start[i]), int(clips.block_length[i])
+        head = 0 if kind == "block" else 1
+        if kind != "first" and kind != "block":
+            head = self.rng.randint(1, max(1, min(3, start - 1)))
+        mask[row, :head] = 0
+        if kind in ("block", "both"):
+            given[row, :, start : start + length] = clips.block[i, :, :length]
+            mask[row, start : start + length] = 0
+
+
+def token_count(bucket: Bucket) -> int:
+    """DiT tokens of a clip of the bucket, at patch (1, 1, 1) and strides 4×16×16."""
+    return ((bucket.num_frames - 1) // 4 + 1) * (bucket.width // 16) * (bucket.height // 16)
+
+
+def draw_sigmas(count: int, tokens: int) -> Tensor:
+    """Logit-normal noise levels, shifted toward noise for larger canvases: [count]."""
+    shift = min(max((tokens / 60) ** 0.5, 1.0), 3.0)
+    sigmas = torch.sigmoid(torch.randn(count))
+    return shift * sigmas / (1 + (shift - 1) * sigmas)
+
+
+def losses(model: nn.Module, tokenizer: Tokenizer, batch: Batch, device: torch.device) -> Tensor:
+    """Mean squared velocity error over what is to be made."""
+    latents, mask = batch.latents.to(device), batch.mask.to(device)
+    sigmas = draw_sigmas(len(batch.prompts), latents[0, 0].numel()).to(device)
+    noise = torch.randn_like(latents)
+    level = sigmas.view(-1, 1, 1, 1, 1)
+    made = mask[:, None, :, None, None]
+    noisy = torch.where(made > 0, (1 - level) * latents + level * noise, batch.given.to(device))
+    ids, attention = tokenizer.encode(batch.prompts, TEXT_LEN)
+    longest = int(attention.sum(1).max())
+    ids, attention = ids[:, :longest].to(device), attention[:, :longest].to(device)
+    with torch.autocast(device.type, torch.bfloat16):
+        velocity = model(noisy, 1000 * sigmas[:, None] * mask, ids, attention)
+    error = (velocity.float() - (noise - latents)).square() * made
+    return error.sum() / (made.expand_as(error).sum())
+
+
+def make_optimizers(model: Captioned) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside blocks, AdamW for embeddings, norms, heads and modulation."""
+    matrices, others = [], []
+    for name, parameter in model.named_parameters():
+        hidden = ".blocks." in name and parameter.ndim == 2 and "pos_embedding" not in name
+        (matrices if hidden else others).append(parameter)
+    return [
+        torch.optim.Muon(matrices, lr=0.0, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """The recipe, top to bottom."""
+    torch.manual_seed(arguments.seed)
+    device = torch.device(arguments.device)
+    run = Run(folder=arguments.out, minutes=arguments.minutes)
+    model = Captioned().to(device)
+    ema, optimizers = Ema(model), make_optimizers(model)
+    state = load_checkpoint(arguments.out / "checkpoint.pt")
+    if state is not None:
+        model.load_state_dict(state["model"])
+        ema.shadow = {k: v.to(device) for k, v in state["ema"].items()}
+        for optimizer, saved_state in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved_state)
+        run.restore(state["run"])
+        torch.manual_seed(arguments.seed + run.steps)
+    tokenizer = Tokenizer.from_folder(arguments.tokenizer)
+    batches = Batches(arguments.latents, random.Random(f"dit/{arguments.seed}/{run.steps}"))
+    saved = run.elapsed
+    while run.progress < 1 and run.steps < arguments.steps:
+        batch = batches.draw(run.progress)
+        rate = learning_rate(run.progress, arguments.rate, run.steps)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        loss = losses(model, tokenizer, batch, device)
+        model.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        ema.update(run.steps)
+        tokens = batch.latents[:, 0].numel() / 1000
+        run.count(len(batch.prompts), loss=float(loss.detach()), norm=float(norm), ktokens=tokens, rate=rate)  # fmt: skip
+        if run.elapsed - saved > 180:
+            saved = run.elapsed
+            _save(arguments.out, run, model, ema, optimizers)
+    _save(arguments.out, run, model, ema, optimizers)
+    model.load_state_dict(ema.state())
+    save_dit(arguments.out / "transformer", model.dit)
+    save_text_encoder(arguments.out / "text_encoder", model.text)
+
+
+def _save(
+    out: Path, run: Run, model: nn.Module, ema: Ema, optimizers: list[torch.optim.Optimizer]
+) -> None:
+    state = {"model": model.state_dict(), "ema": ema.state(), "run": run.state(),
+             "optimizers": [o.state_dict() for o in optimizers]}  # fmt: skip
+    save_checkpoint(out / "checkpoint.pt", state)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("latents", type=Path)
+    parser.add_argument("tokenizer", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--minutes", type=float, default=70.0)
+    parser.add_argument("--steps", type=int, default=10**9, help="stop after this many steps")
+    parser.add_argument("--rate", type=float, default=1.2e-3, help="peak learning rate")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()

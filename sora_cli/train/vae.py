@@ -1,0 +1,185 @@
+"""Train the embedded model's video autoencoder on the procedural world.
+
+`python -m sora_cli.train.vae POOL OUT --minutes 40` trains on crops of the pool's clips, resumes
+from OUT/checkpoint.pt, and writes OUT/vae/ in the diffusers layout. `--decoder-only` goes on with
+a frozen encoder, so that latents made with it stay valid.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sora_cli.models.vae import VAE, VAEConfig
+from sora_cli.train.dataset import clip_path, clip_shards, to_video
+from sora_cli.train.export import save_vae
+from sora_cli.train.loop import Ema, Muon, Run, learning_rate, load_checkpoint, save_checkpoint
+
+TINY_VAE = VAEConfig(
+    z_dim=48, encoder_dim=32, decoder_dim=48, dim_mult=(1, 2, 2), temporal_downsample=(True, True),
+    residual=True, patch_size=4, latents_mean=(0.0,) * 48, latents_std=(1.0,) * 48,
+)  # fmt: skip
+# (frames, side, clips in a batch, share of the steps): small crops for throughput, whole pictures
+# so that attention and borders are seen at the sizes of inference, single frames for images.
+CROPS = ((9, 64, 8, 0.60), (17, 32, 16, 0.12), (17, 96, 2, 0.14), (1, 96, 16, 0.14))
+PEAK_RATE, KL_WEIGHT = 2e-3, 1e-4
+
+
+class Crops:
+    """Random crops from the pool; looks for new shards as they are rendered."""
+
+    def __init__(self, pool: Path, rng: random.Random) -> None:
+        self.pool, self.rng, self.opened, self.held = pool, rng, 0, {}
+        self.shards: list[int] = []
+
+    def draw(self, frames: int, side: int, count: int) -> Tensor:
+        """[count, 3, frames, side, side] in [-1, 1], each from its own clip where possible."""
+        if self.opened % 200 == 0:
+            self.shards = clip_shards(self.pool)
+        self.opened += 1
+        crops: list[Tensor] = []
+        while len(crops) < count:
+            clips = np.load(clip_path(self.pool, self.rng.choice(self.shards)), mmap_mode="r")
+            _, length, height, width, _ = clips.shape
+            if length < frames or height < side or width < side:
+                continue
+            for _ in range(min(4, count - len(crops))):
+                clip = clips[self.rng.randrange(len(clips))]
+                t, y, x = (self.rng.randint(0, s - c) for s, c in
+                           ((length, frames), (height, side), (width, side)))  # fmt: skip
+                crop = torch.from_numpy(np.array(clip[t : t + frames, y : y + side, x : x + side]))
+                crops.append(to_video(crop.flip(2) if self.rng.random() < 0.5 else crop))
+        return torch.stack(crops)
+
+
+def pixel_weights(video: Tensor) -> Tensor:
+    """Where pictures have edges or move, errors count up to five times: [B, 1, T, H, W], mean 1."""
+    gray = video.mean(1, keepdim=True)
+    moved = torch.zeros_like(gray)
+    moved[:, :, 1:] = (gray[:, :, 1:] - gray[:, :, :-1]).abs()
+    edge = torch.zeros_like(gray)
+    edge[..., 1:, :] += (gray[..., 1:, :] - gray[..., :-1, :]).abs()
+    edge[..., :, 1:] += (gray[..., :, 1:] - gray[..., :, :-1]).abs()
+    weights = 1 + 2 * (8 * moved).clamp_max(1) + 2 * (4 * edge).clamp_max(1)
+    return weights / weights.mean((2, 3, 4), keepdim=True)
+
+
+def losses(vae: VAE, video: Tensor, decoder_only: bool) -> tuple[Tensor, Tensor]:
+    """Training loss and plain mean squared error.
+
+    Weighted |error| + squared error, plus a small Kullback-Leibler term that keeps latents near
+    a unit ball without blurring them; the decoder learns on samples of the posterior.
+    """
+    with torch.no_grad() if decoder_only else torch.enable_grad():
+        mean, logvar = (p.float() for p in vae.posterior(video))
+        mean = mean.detach() if decoder_only else mean
+    sample = mean + torch.exp(0.5 * logvar.detach() if decoder_only else 0.5 * logvar) * torch.randn_like(mean)  # fmt: skip
+    error = vae.decode_raw(sample).float() - video
+    weights = pixel_weights(video)
+    squared = error.square()
+    kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+    loss = (weights * (error.abs() + 4 * squared)).mean() + KL_WEIGHT * kl
+    return loss, squared.detach().mean()
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """The recipe, top to bottom."""
+    torch.manual_seed(arguments.seed)
+    device = torch.device(arguments.device)
+    run = Run(folder=arguments.out, minutes=arguments.minutes)
+    vae = VAE(TINY_VAE)
+    nn.init.constant_(vae.conv1.bias[TINY_VAE.z_dim :], -4.0)  # start with little posterior noise
+    vae = vae.to(device).to_channels_last()
+    ema = Ema(vae)
+    stage = "decoder" if arguments.decoder_only else "whole"
+    state = load_checkpoint(arguments.out / f"checkpoint-{stage}.pt")
+    if state is None and arguments.decoder_only:
+        whole = load_checkpoint(arguments.out / "checkpoint-whole.pt")
+        assert whole is not None, "train the whole autoencoder first"
+        vae.load_state_dict(whole["ema"])
+        ema = Ema(vae)
+    trained = [p for n, p in vae.named_parameters() if not arguments.decoder_only or n.startswith(("decoder", "conv2"))]  # fmt: skip
+    kernels = [p for p in trained if p.ndim >= 4 and p[0].numel() > 1 and min(p.shape[:2]) > 8]
+    chosen = {id(p) for p in kernels}
+    others = [p for p in trained if id(p) not in chosen]
+    optimizers = [Muon(kernels), torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.98))]
+    if state is not None:
+        vae.load_state_dict(state["model"])
+        for optimizer, saved_state in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved_state)
+        ema.shadow = state["ema"]
+        run.restore(state["run"])
+    crops = Crops(arguments.pool, random.Random(f"vae/{arguments.seed}/{run.steps}"))
+    rng, saved = random.Random(f"crop/{arguments.seed}/{run.steps}"), run.elapsed
+    peak = PEAK_RATE * (0.6 if arguments.decoder_only else 1.0)
+    while run.progress < 1 and run.steps < arguments.steps:
+        frames, side, count, _ = rng.choices(CROPS, [c[3] for c in CROPS])[0]
+        video = crops.draw(frames, side, count).to(device, memory_format=torch.channels_last_3d)
+        rate = learning_rate(run.progress, peak, run.steps)
+        for group in (g for optimizer in optimizers for g in optimizer.param_groups):
+            group["lr"] = rate
+        with torch.autocast(device.type, torch.bfloat16):
+            loss, squared = losses(vae, video, arguments.decoder_only)
+        vae.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        ema.update(run.steps)
+        psnr = -10 * float(torch.log10(squared / 4))
+        run.count(count, loss=float(loss.detach()), psnr=psnr, norm=float(norm), rate=rate)
+        if run.elapsed - saved > 120:
+            saved = run.elapsed
+            _save(arguments, run, vae, ema, optimizers, stage)
+    _save(arguments, run, vae, ema, optimizers, stage)
+    vae.load_state_dict(ema.state())
+    save_vae(arguments.out / "vae", with_statistics(vae, crops))
+
+
+def _save(
+    arguments: argparse.Namespace, run: Run, vae: VAE, ema: Ema,
+    optimizers: list[torch.optim.Optimizer], stage: str,
+) -> None:  # fmt: skip
+    state = {"model": vae.state_dict(), "ema": ema.state(), "run": run.state(),
+             "optimizers": [o.state_dict() for o in optimizers]}  # fmt: skip
+    save_checkpoint(arguments.out / f"checkpoint-{stage}.pt", state)
+
+
+@torch.no_grad()
+def with_statistics(vae: VAE, crops: Crops) -> VAE:
+    """The same autoencoder with the latents' mean and deviation per channel in its config."""
+    device = next(vae.parameters()).device
+    crops.rng = random.Random("statistics")
+    rows = [vae.posterior(crops.draw(17, 64, 4).to(device))[0].float() for _ in range(48)]
+    latents = torch.cat(rows).transpose(0, 1).flatten(1)  # [C, samples]
+    config = replace(
+        vae.config,
+        latents_mean=tuple(latents.mean(1).tolist()),
+        latents_std=tuple(latents.std(1).tolist()),
+    )
+    result = VAE(config)
+    result.load_state_dict(vae.state_dict())
+    return result
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("pool", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--minutes", type=float, default=40.0)
+    parser.add_argument("--steps", type=int, default=10**9, help="stop after this many steps")
+    parser.add_argument("--decoder-only", action="store_true")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
