@@ -120,7 +120,11 @@ def test_quiet_is_quiet_but_not_about_errors(
         (RuntimeError("[enforce fail] can't allocate memory: 9 bytes"), 4, "out of memory"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "error: no space left"),
         (PermissionError(errno.EACCES, "Permission denied", "a/b"), 1, "a/b: Permission denied"),
-        (ZeroDivisionError("by\nzero"), 1, "unexpected ZeroDivisionError: by\nhint: set SORA_DEBUG"),
+        (
+            ZeroDivisionError("by\nzero"),
+            1,
+            "unexpected ZeroDivisionError: by\nhint: set SORA_DEBUG",
+        ),
         (KeyboardInterrupt(), 130, "error: interrupted"),
         (Terminated(), 143, "error: terminated"),
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), 1, ""),

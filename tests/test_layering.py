@@ -99,7 +99,9 @@ def test_only_app_joins_pipeline_to_media() -> None:
     for path in FILES:
         relative = path.relative_to(PACKAGE)
         found = imports(parse(path))
-        both = all(any(within(n, f"sora_cli.{room}") for n in found) for room in ("pipeline", "media"))
+        both = all(
+            any(within(n, f"sora_cli.{room}") for n in found) for room in ("pipeline", "media")
+        )
         # `eval` measures whole videos, so it goes through `app` too.
         assert not both or relative.name == "app.py", f"{relative} joins pipeline to media"
 

@@ -84,7 +84,7 @@ def test_unipc_follows_diffusers(steps: int, grid: str, shift: float) -> None:
         scheduler.set_timesteps(sigmas=even_sigmas(steps, grid))
     theirs = diffusers_trajectory(scheduler, whole_timesteps=True)
     difference = worst(our_trajectory(steps, shift, "unipc", grid), theirs)
-    print(f"UniPC, {steps} steps, {grid} grid, shift {shift}: {difference:.1e}")  # noqa: T201 (the figure is the point)
+    print(f"UniPC, {steps} steps, {grid} grid, shift {shift}: {difference:.1e}")  # noqa: T201
     assert difference <= 1e-6
 
 
@@ -96,7 +96,7 @@ def test_euler_follows_diffusers(steps: int, grid: Any) -> None:
     scheduler.set_timesteps(sigmas=schedule.sigmas[:-1])
     theirs = diffusers_trajectory(scheduler, whole_timesteps=grid == "original")
     difference = worst(our_trajectory(steps, 3.0, "euler", grid), theirs)
-    print(f"Euler, {steps} steps, {grid} grid: {difference:.1e}")  # noqa: T201 (the figure is the point)
+    print(f"Euler, {steps} steps, {grid} grid: {difference:.1e}")  # noqa: T201
     assert difference == 0
 
     shifting = FlowMatchEulerDiscreteScheduler(shift=3.0)

@@ -88,11 +88,13 @@ def generate(
     from sora_cli import app as verbs
     from sora_cli.pipeline.request import Request
 
+    width, height = options.size_of(size, width, height)
     request = Request(
         prompt=options.read_prompt(prompt),
         negative_prompt=negative_prompt,
         model=options.model_of(model),
-        **options.size_of(size, width, height),
+        width=width,
+        height=height,
         aspect=aspect,
         resolution=resolution,
         duration=options.duration_of(duration),
@@ -158,11 +160,13 @@ def image(
     from sora_cli import app as verbs
     from sora_cli.pipeline.request import Request
 
+    width, height = options.size_of(size, width, height)
     request = Request(
         prompt=options.read_prompt(prompt),
         negative_prompt=negative_prompt,
         model=options.model_of(model),
-        **options.size_of(size, width, height),
+        width=width,
+        height=height,
         aspect=aspect,
         resolution=resolution,
         num_inference_steps=steps,
@@ -229,12 +233,14 @@ def animate(
     from sora_cli import app as verbs
     from sora_cli.pipeline.request import Request
 
+    width, height = options.size_of(size, width, height)
     request = Request(
         image=image.expanduser(),
         prompt="" if prompt is None else options.read_prompt(prompt),
         negative_prompt=negative_prompt,
         model=options.model_of(model),
-        **options.size_of(size, width, height),
+        width=width,
+        height=height,
         aspect=aspect,
         resolution=resolution,
         duration=options.duration_of(duration),

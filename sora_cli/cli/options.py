@@ -151,7 +151,9 @@ def read_prompt(prompt: str) -> str:
     return text.strip()
 
 
-def size_of(size: str | None, width: int | None, height: int | None) -> dict[str, int | None]:
+def size_of(
+    size: str | None, width: int | None, height: int | None
+) -> tuple[int | None, int | None]:
     """`--size`, or `--width` and `--height`, as a request has them.
 
     Raises:
@@ -160,13 +162,12 @@ def size_of(size: str | None, width: int | None, height: int | None) -> dict[str
     from sora_cli.pipeline.request import parse_size
 
     if size is None:
-        return {"width": width, "height": height}
+        return width, height
     if width is not None or height is not None:
         raise UsageError(
             "--size says the width and the height already", hint=f"--size {size} alone"
         )
-    wide, high = parse_size(size)
-    return {"width": wide, "height": high}
+    return parse_size(size)
 
 
 def duration_of(duration: str | None) -> float | None:

@@ -70,9 +70,7 @@ class _OverTime(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.convolutions = nn.ModuleList(
-            nn.Conv1d(HIDDEN, HIDDEN, 3, padding=1) for _ in range(2)
-        )
+        self.convolutions = nn.ModuleList(nn.Conv1d(HIDDEN, HIDDEN, 3, padding=1) for _ in range(2))
 
     def forward(self, steps: Tensor) -> Tensor:
         """[N, T, HIDDEN] → [N, 2·HIDDEN]"""

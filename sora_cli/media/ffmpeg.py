@@ -117,7 +117,8 @@ class Encoder:
         if isinstance(self.sink_error, BrokenPipeError):
             raise self.sink_error
         if self.sink_error:
-            raise output.failed(self.path, str(self.sink_error)) from self.sink_error
+            reason = getattr(self.sink_error, "strerror", None) or str(self.sink_error)
+            raise output.failed(self.path, reason) from self.sink_error
         raise output.failed(self.path, f"ffmpeg stopped: {self._reason()}")
 
     def _reason(self) -> str:

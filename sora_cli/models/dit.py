@@ -178,9 +178,7 @@ class DiT(nn.Module):
         blocks = (block.cross_attn.keys_values(embedded) for block in self.blocks)
         return ContextCache(keys_values=tuple(blocks))
 
-    def forward(
-        self, latents: Tensor, timesteps: Tensor, context: Tensor | ContextCache
-    ) -> Tensor:
+    def forward(self, latents: Tensor, timesteps: Tensor, context: Tensor | ContextCache) -> Tensor:
         """Predict velocity.
 
         Args:

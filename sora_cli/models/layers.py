@@ -110,17 +110,21 @@ def rope_table(grid: tuple[int, int, int], head_dim: int, device: torch.device) 
 
 
 def apply_rope(x: Tensor, table: Tensor) -> Tensor:
-    """Rotate interleaved pairs of `x` `[B, L, N, K]` by `rope_table` `[L, 1, K/2, 2]`, in fp32.
+    """Rotate interleaved pairs of `x` `[B, L, N, K]` by `rope_table` `[L, 1, K/2, 2]`, in fp32."""
+    # MPS has no complex kernels worth using.
+    rotate = rotate_real if x.device.type == "mps" else rotate_complex
+    return rotate(x.float().unflatten(-1, (-1, 2)), table).flatten(-2)
 
-    One complex product, so one pass over memory each way; MPS has no complex kernels worth using.
-    """
-    pairs = x.float().unflatten(-1, (-1, 2))  # [B, L, N, K/2, 2]
-    if x.device.type != "mps":
-        turned = torch.view_as_complex(pairs) * torch.view_as_complex(table)
-        return torch.view_as_real(turned).flatten(-2)
-    even, odd = pairs.unbind(-1)
-    cos, sin = table.unbind(-1)
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
+
+def rotate_complex(pairs: Tensor, table: Tensor) -> Tensor:
+    """Rotate `[..., 2]` by (cos, sin) as one complex product: one pass over memory each way."""
+    return torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(table))
+
+
+def rotate_real(pairs: Tensor, table: Tensor) -> Tensor:
+    """The same in real arithmetic, equal to rounding."""
+    (even, odd), (cos, sin) = pairs.unbind(-1), table.unbind(-1)
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
 
 
 class Attention(nn.Module):

@@ -101,7 +101,7 @@ TINY = ModelSpec(
     guidance_scale=3.0,
     shift=3.0,
     sampler="euler",
-    text_len=96,
+    text_len=64,
     negative_prompt="",
     expand=True,
 )

@@ -81,9 +81,18 @@ class T5Attention(nn.Module):
         self.o = nn.Linear(inner, width, bias=False)
 
     def forward(self, x: Tensor, bias: Tensor, keep: Tensor) -> Tensor:
-        """`x` `[B, L, D]`, bias `[N, L, L]`, keep `[B, 1, 1, L]` (the real tokens) to `[B, L, D]`."""
+        """Attend within `x`.
+
+        Args:
+            x: `[B, L, D]`.
+            bias: added to the scores, `[N, L, L]`.
+            keep: true at the real tokens, `[B, 1, 1, L]`.
+
+        Returns:
+            `[B, L, D]`.
+        """
         heads = (layer(x).unflatten(-1, (self.num_heads, -1)) for layer in (self.q, self.k, self.v))
-        query, key, value = (x.transpose(1, 2) for x in heads)  # [B, N, L, K]
+        query, key, value = (head.transpose(1, 2) for head in heads)  # [B, N, L, K]
         lowest = torch.finfo(value.dtype).min
         scores_bias = bias.to(value.dtype).masked_fill(~keep, lowest)  # [B, N, L, L]
         # The softmax inside is fp32 for any dtype.
@@ -97,9 +106,7 @@ class T5FeedForward(nn.Module):
     def __init__(self, config: TextEncoderConfig) -> None:
         super().__init__()
         width, inner = config.hidden_size, config.ffn_dim
-        self.gate = nn.Sequential(
-            nn.Linear(width, inner, bias=False), nn.GELU(approximate="tanh")
-        )
+        self.gate = nn.Sequential(nn.Linear(width, inner, bias=False), nn.GELU(approximate="tanh"))
         self.fc1 = nn.Linear(width, inner, bias=False)
         self.fc2 = nn.Linear(inner, width, bias=False)
 
@@ -187,21 +194,21 @@ class Tokenizer:
         if pad_id is None or tokenizer.encode("").ids[-1:] != [end_id]:
             raise WeightsError(
                 f"{source} is not a T5 tokenizer: it has no {PAD_TOKEN} or adds no {END_TOKEN}",
-                hint="sora models verify",
+                hint="download the whole folder again",
             )
         self._tokenizer = tokenizer
         self._pad_id = pad_id
 
     @classmethod
     def from_folder(cls, path: Path) -> Self:
-        """Read `tokenizer.json` from a folder; raises WeightsError if it is missing or unreadable."""
+        """Read `tokenizer.json` from a folder. Raises WeightsError if that cannot be done."""
         file = path / "tokenizer.json"
         try:
             # Not from_file: the library reports every failure as a bare Exception.
             tokenizer = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
         except Exception as error:
             raise WeightsError(
-                f"cannot read the tokenizer {file}: {error}", hint="sora models verify"
+                f"cannot read the tokenizer {file}: {error}", hint="download the whole folder again"
             ) from error
         return cls(tokenizer, source=str(file))
 
@@ -212,9 +219,7 @@ class Tokenizer:
             `input_ids` and `attention_mask`, int64 `[B, max_length]`.
         """
         self._tokenizer.enable_truncation(max_length)
-        self._tokenizer.enable_padding(
-            length=max_length, pad_id=self._pad_id, pad_token=PAD_TOKEN
-        )
+        self._tokenizer.enable_padding(length=max_length, pad_id=self._pad_id, pad_token=PAD_TOKEN)
         rows = self._tokenizer.encode_batch(texts)
         ids = torch.tensor([row.ids for row in rows], dtype=torch.int64)
         mask = torch.tensor([row.attention_mask for row in rows], dtype=torch.int64)

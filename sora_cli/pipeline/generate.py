@@ -7,7 +7,7 @@ L tokens, D width, (C, T, H, W) latents.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +25,8 @@ from sora_cli.models.vae import VAE
 from sora_cli.pipeline.canvas import (
     Canvas,
     Conditioning,
-    lay_out,
     latents_shape,
+    lay_out,
     noise,
 )
 from sora_cli.pipeline.events import Event, Observer, ignore
@@ -35,7 +35,9 @@ from sora_cli.pipeline.request import Settings
 from sora_cli.pipeline.sampler import Guidance, denoise, make_schedule
 from sora_cli.weights import load
 
-Encode = Callable[[list[str]], Tensor]  # prompts → [B, text_len, D]
+# Latents (batch × grid) up to which both halves of guidance go through the network in one call:
+# beyond it a second batch of activations costs memory and saves no time.
+BATCHED_GUIDANCE_TOKENS = 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,23 +106,36 @@ def make_latents(
     Returns:
         normalised latents [B, C, T, H, W] fp32.
     """
-    device = noise.device
-    guided = settings.guidance_scale != 1 and negative is not None
-    together = guided and _batches_guidance(noise)
-    prepared = None if together else dit.prepare_context(context.to(device))
-    against = dit.prepare_context(negative.to(device)) if guided and not together else None
-    both = dit.prepare_context(torch.cat([context, negative]).to(device)) if together else None
     schedule = make_schedule(
-        settings.num_inference_steps, settings.shift, sampler=settings.sampler, grid=settings.sigma_grid
-    )  # fmt: skip
+        settings.num_inference_steps,
+        settings.shift,
+        sampler=settings.sampler,
+        grid=settings.sigma_grid,
+    )
     return denoise(
-        dit, noise, canvas.to(device), schedule, sampler=settings.sampler,
-        guidance=Guidance(
-            context=prepared, negative_context=against, batched_context=both,
-            scale=settings.guidance_scale if guided else 1.0,
-        ),
+        dit,
+        noise,
+        canvas.to(noise.device),
+        schedule,
+        sampler=settings.sampler,
+        guidance=_guidance(dit, context, negative, noise, settings.guidance_scale),
         observer=observer or ignore,
-    )  # fmt: skip
+    )
+
+
+def _guidance(
+    dit: DiT, context: Tensor, negative: Tensor | None, noise: Tensor, scale: float
+) -> Guidance:
+    """The texts as the blocks read them: one double batch while memory allows, else two."""
+    context = context.to(noise.device)
+    if scale == 1 or negative is None:
+        return Guidance(context=dit.prepare_context(context))
+    negative = negative.to(noise.device)
+    if noise[:, 0].numel() <= BATCHED_GUIDANCE_TOKENS:
+        both = dit.prepare_context(torch.cat([context, negative]))
+        return Guidance(context=None, batched_context=both, scale=scale)
+    texts = (dit.prepare_context(text) for text in (context, negative))
+    return Guidance(context=next(texts), negative_context=next(texts), scale=scale)
 
 
 def encode_text(
@@ -193,12 +208,6 @@ def _frames(vae: VAE, latents: Tensor, observer: Observer) -> Iterator[np.ndarra
         frames = ((chunk[0].float() / 2 + 0.5) * 255).round().to(torch.uint8)  # [3, t, H, W]
         observer(Event(phase="decode", step=step, total=total))
         yield frames.permute(1, 2, 3, 0).cpu().numpy()
-
-
-def _batches_guidance(noise: Tensor) -> bool:
-    """Both halves of guidance in one call while that costs no memory worth speaking of."""
-    tokens = noise[:, 0].numel()
-    return tokens <= 4096
 
 
 def _vae_dtype(order: Order) -> torch.dtype:

@@ -12,9 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
-def config_dir(
-    *, platform: str = sys.platform, environ: Mapping[str, str] | None = None
-) -> Path:
+def config_dir(*, platform: str = sys.platform, environ: Mapping[str, str] | None = None) -> Path:
     """The folder of `config.toml`."""
     environ = os.environ if environ is None else environ
     if platform == "win32":

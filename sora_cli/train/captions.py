@@ -226,7 +226,12 @@ def _read_thing(number: int, noun: re.Match[str], rest: str) -> dict[str, str]:
 
 def vocabulary() -> frozenset[str]:
     """Every word that a caption can contain, lower case."""
-    texts = [p for table in (*_TABLES.values(), KIND_WORDS, SIZE_WORDS) for ps in table.values() for p in ps]  # fmt: skip
+    texts = [
+        p
+        for table in (*_TABLES.values(), KIND_WORDS, SIZE_WORDS)
+        for ps in table.values()
+        for p in ps
+    ]
     texts += [form for form, _ in _MOTIONS] + list(COLORS) + list(SIZES) + list(THINGS)
     texts += ["a an and it is while on at the left right picture of"]
     return frozenset(word for text in texts for word in re.findall(r"[a-z]+", text.lower()))

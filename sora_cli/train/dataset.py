@@ -76,8 +76,16 @@ def shard_bucket(shard: int) -> Bucket:
 def shard_scenes(shard: int, seed: int = 0) -> list[Scene]:
     """The scenes of a shard, drawn again."""
     bucket = shard_bucket(shard)
-    size = {"width": bucket.width, "height": bucket.height, "num_frames": bucket.num_frames}
-    return [draw_scene(seed, shard * SHARD + i, **size) for i in range(SHARD)]
+    return [
+        draw_scene(
+            seed,
+            shard * SHARD + i,
+            width=bucket.width,
+            height=bucket.height,
+            num_frames=bucket.num_frames,
+        )
+        for i in range(SHARD)
+    ]
 
 
 def mirror(scene: Scene) -> Scene:
@@ -95,10 +103,6 @@ def mirror(scene: Scene) -> Scene:
         for t in reversed(scene.things)
     )  # fmt: skip
     return replace(scene, things=things, camera=swap.get(scene.camera, scene.camera))
-
-
-def _publish(temporary: Path, path: Path) -> None:
-    os.replace(temporary, path)
 
 
 def clip_path(pool: Path, shard: int) -> Path:
@@ -119,7 +123,7 @@ def render_shard(pool: Path, shard: int, seed: int = 0, device: str = "cpu") -> 
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
         np.save(file, torch.stack(frames).numpy())
-    _publish(temporary, path)
+    os.replace(temporary, path)
 
 
 def to_video(frames: Tensor) -> Tensor:
@@ -155,12 +159,13 @@ def encode_shard(
     out.mkdir(parents=True, exist_ok=True)
     path = latent_path(out, shard)
     tensors = {
-        "latents": torch.cat(rows["latents"]).half(), "block": torch.cat(rows["block"]).half(),
+        "latents": torch.cat(rows["latents"]).half().contiguous(),
+        "block": torch.cat(rows["block"]).half().contiguous(),
         "block_start": torch.cat(rows["start"]), "block_length": torch.cat(rows["length"]),
         "mirrored": mirrored,
     }  # fmt: skip
     save_file(tensors, path.with_suffix(".tmp"))
-    _publish(path.with_suffix(".tmp"), path)
+    os.replace(path.with_suffix(".tmp"), path)
 
 
 def _encode_with_block(
@@ -230,15 +235,25 @@ def missing_shards(done: list[int]) -> Iterator[int]:
 
 
 def main() -> None:
-    """Render shards for a number of minutes."""
+    """Render shards for a number of minutes, or encode those that are rendered."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("pool", type=Path)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--shards", type=int, default=10**6, help="stop at this many in all")
+    parser.add_argument("--encode", type=Path, help="model folder with vae/: encode with it")
+    parser.add_argument("--latents", type=Path, help="where latents go; default POOL/latents")
+    parser.add_argument("--every", default="0/1", help="k/n: only shards with number % n == k")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if arguments.encode is None:
+        _render(arguments)
+    else:
+        _encode(arguments)
+
+
+def _render(arguments: argparse.Namespace) -> None:
     began, made = time.monotonic(), 0
     for shard in missing_shards(clip_shards(arguments.pool)):
         minutes = (time.monotonic() - began) / 60
@@ -248,6 +263,25 @@ def main() -> None:
         made += SHARD
         rate = made / (time.monotonic() - began)
         sys.stderr.write(f"shard {shard} {shard_bucket(shard).name}: {rate:.2f} clips/s\n")
+
+
+def _encode(arguments: argparse.Namespace) -> None:
+    from sora_cli.weights import load
+
+    out = arguments.latents or arguments.pool / "latents"
+    part, parts = map(int, arguments.every.split("/"))
+    began, made, device = time.monotonic(), 0, torch.device(arguments.device)
+    with load.vae(arguments.encode, device=device, dtype=torch.float32) as vae:
+        if device.type == "cpu":
+            vae.to_channels_last()
+        done = set(latent_shards(out))
+        for shard in clip_shards(arguments.pool):
+            if shard in done or shard % parts != part:
+                continue
+            encode_shard(arguments.pool, shard, vae, out, device)
+            made += SHARD
+            rate = made / (time.monotonic() - began)
+            sys.stderr.write(f"shard {shard} {shard_bucket(shard).name}: {rate:.2f} clips/s\n")
 
 
 if __name__ == "__main__":

@@ -1,25 +1,56 @@
-"""Write trained networks as the parts of a diffusers folder, the layout everybody reads."""
+"""Write trained networks as the embedded model: a diffusers folder, the layout everybody reads.
+
+`python -m sora_cli.train.export RUN TARGET` puts the parts that the recipes wrote under RUN
+together in TARGET, with the model index, the checksums and the weights' provenance.
+"""
 
 from __future__ import annotations
 
+import argparse
+import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 
+from sora_cli.models.dit import DiT
+from sora_cli.models.text_encoder import TextEncoder
 from sora_cli.models.vae import VAE
+from sora_cli.weights import keymaps
 from sora_cli.weights.keymaps_vae import rename_parameter, vae_config_to_diffusers, vae_original
+from sora_cli.weights.store import SUMS
+
+PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "language_model")
+MAX_SHARD = "14MB"  # a repository keeps every version of a file
+INDEX = {
+    "_class_name": "WanPipeline",
+    "_diffusers_version": "0.42.1",
+    "_name_or_path": "tiny",
+    "boundary_ratio": None,
+    "expand_timesteps": True,
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    "text_encoder": ["transformers", "UMT5EncoderModel"],
+    "tokenizer": ["transformers", "T5TokenizerFast"],
+    "transformer": ["diffusers", "WanTransformer3DModel"],
+    "transformer_2": [None, None],
+    "vae": ["diffusers", "AutoencoderKLWan"],
+}
 
 
 def write_part(folder: Path, config: dict[str, Any], state: dict[str, Tensor], name: str) -> None:
-    """Write `config.json` and one safetensors file in half precision."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write `config.json` and half-precision safetensors, in shards where they are large."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     tensors = {k: v.detach().cpu().to(torch.float16).contiguous() for k, v in state.items()}
-    save_file(tensors, folder / f"{name}.safetensors", metadata={"format": "pt"})
+    pattern = name + "{suffix}.safetensors"
+    save_torch_state_dict(tensors, folder, filename_pattern=pattern, max_shard_size=MAX_SHARD)
+    for file in folder.iterdir():
+        file.chmod(0o644)  # safetensors writes them for the owner alone
 
 
 def save_vae(folder: Path, vae: VAE) -> None:
@@ -27,3 +58,66 @@ def save_vae(folder: Path, vae: VAE) -> None:
     table = vae_original(vae.config)
     state = {rename_parameter(k, table): v for k, v in vae.state_dict().items()}
     write_part(folder, vae_config_to_diffusers(vae.config), state, "diffusion_pytorch_model")
+
+
+def save_dit(folder: Path, dit: DiT) -> None:
+    """`transformer/` as diffusers' WanTransformer3DModel reads it."""
+    names = keymaps.rename(dit.state_dict(), keymaps.inverse(keymaps.DIT_DIFFUSERS))
+    state = {names[k]: v for k, v in dit.state_dict().items()}
+    write_part(
+        folder, keymaps.dit_config_to_diffusers(dit.config), state, "diffusion_pytorch_model"
+    )
+
+
+def save_text_encoder(folder: Path, encoder: TextEncoder) -> None:
+    """`text_encoder/` as transformers' UMT5EncoderModel reads it."""
+    names = keymaps.rename(encoder.state_dict(), keymaps.inverse(keymaps.UMT5_HF))
+    state = {names[k]: v for k, v in encoder.state_dict().items()}
+    write_part(folder, keymaps.text_encoder_config_to_hf(encoder.config), state, "model")
+
+
+def assemble(run: Path, target: Path, shift: float) -> None:
+    """Copy the parts under `run` into `target` and write what makes them one model."""
+    target.mkdir(parents=True, exist_ok=True)
+    for part in PARTS:
+        if (run / part).is_dir():
+            shutil.rmtree(target / part, ignore_errors=True)
+            shutil.copytree(run / part, target / part)
+    (target / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
+    scheduler = {
+        "_class_name": "FlowMatchEulerDiscreteScheduler",
+        "_diffusers_version": "0.42.1",
+        "num_train_timesteps": 1000,
+        "shift": shift,
+    }
+    (target / "scheduler").mkdir(exist_ok=True)
+    (target / "scheduler" / "scheduler_config.json").write_text(
+        json.dumps(scheduler, indent=2) + "\n"
+    )
+    if (run / "provenance.json").is_file():
+        shutil.copy(run / "provenance.json", target)
+    write_sums(target)
+
+
+def write_sums(target: Path) -> None:
+    """SHA256SUMS over every file of the model, checked whenever it is loaded."""
+    files = sorted(p for p in target.rglob("*") if p.is_file() and p.name != SUMS)
+    lines = [
+        f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(target).as_posix()}\n"
+        for p in files
+    ]
+    (target / SUMS).write_text("".join(lines))
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("run", type=Path, help="folder with transformer/, vae/, text_encoder/, …")
+    parser.add_argument("target", type=Path, help="sora_cli/assets/tiny")
+    parser.add_argument("--shift", type=float, default=3.0, help="of the noise levels")
+    arguments = parser.parse_args()
+    assemble(arguments.run, arguments.target, arguments.shift)
+
+
+if __name__ == "__main__":
+    main()

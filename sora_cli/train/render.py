@@ -13,12 +13,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from sora_cli.train.shapes import FAR, HITS, dot, unit
 from sora_cli.train.world import COLORS, TAN_HALF_FOV, THINGS, Scene, camera_pose, position, yaw
 
-SHAPES = ("ball", "box", "cylinder", "cone")
-FAR = 1e6
+SHAPES = tuple(HITS)
 FOG_DISTANCE = 45.0  # m
 
 
@@ -91,86 +90,20 @@ def _collect(scenes: list[Scene], device: torch.device) -> _Primitives:
                     x, y, z = (c * thing.scale for c in part.center)
                     center = [foot[0] + cos * x + sin * z, foot[1] + y, foot[2] - sin * x + cos * z]
                     half = [h * thing.scale for h in part.half]
-                    row.append((SHAPES.index(part.shape), center, half,
-                                _rotation(turn, part.roll, part.tilt), list(part.color or own)))  # fmt: skip
+                    row.append(
+                        (
+                            SHAPES.index(part.shape),
+                            center,
+                            half,
+                            _rotation(turn, part.roll, part.tilt),
+                            list(part.color or own),
+                        )
+                    )
             empty = (-1, [0.0] * 3, [1.0] * 3, _rotation(0, 0, 0), [0.0] * 3)
             rows.append(row + [empty] * (slots - len(row)))
     fields = [[[slot[i] for slot in row] for row in rows] for i in range(5)]
     tensors = [torch.tensor(fields[0])] + [torch.tensor(f, dtype=torch.float32) for f in fields[1:]]
     return _Primitives(*(t.to(device) for t in tensors))
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Dot product over the last axis; on the CPU faster than a reduction over three numbers."""
-    return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]
-
-
-def _unit(v: Tensor) -> Tensor:
-    return v * _dot(v, v).clamp_min(1e-20).rsqrt()[..., None]
-
-
-def _solve(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """The nearer root of a t² + 2 b t + c = 0, FAR where there is none."""
-    disc = b * b - a * c
-    root = (-b - disc.clamp_min(0).sqrt()) / a
-    return torch.where(disc > 0, root, FAR)
-
-
-def _cap(o: Tensor, d: Tensor, y: float, radius: float = 1.0) -> Tensor:
-    t = (y - o[:, 1]) / torch.where(d[:, 1].abs() < 1e-9, 1e-9, d[:, 1])
-    x, z = o[:, 0] + t * d[:, 0], o[:, 2] + t * d[:, 2]
-    return torch.where((x * x + z * z < radius) & (t > 0), t, FAR)
-
-
-def _hit_ball(o: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
-    t = _solve(_dot(d, d), _dot(o, d), _dot(o, o) - 1)
-    return t, o + t[:, None] * d
-
-
-def _hit_box(o: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
-    inverse = 1 / torch.where(d.abs() < 1e-9, 1e-9, d)
-    near = torch.minimum((-1 - o) * inverse, (1 - o) * inverse)
-    far = torch.maximum((-1 - o) * inverse, (1 - o) * inverse)
-    t, axis = near.max(1)
-    hit = (t < far.min(1).values) & (t > 0)
-    normal = functional.one_hot(axis, 3) * -torch.sign(d)
-    return torch.where(hit, t, FAR), normal
-
-
-def _hit_cylinder(o: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
-    a = (d[:, 0] ** 2 + d[:, 2] ** 2).clamp_min(1e-9)
-    b = o[:, 0] * d[:, 0] + o[:, 2] * d[:, 2]
-    side = _solve(a, b, o[:, 0] ** 2 + o[:, 2] ** 2 - 1)
-    side = torch.where((o[:, 1] + side * d[:, 1]).abs() < 1, side, FAR)
-    cap = torch.minimum(_cap(o, d, 1.0), _cap(o, d, -1.0))
-    t = torch.minimum(side, cap)
-    point = o + t[:, None] * d
-    up = torch.tensor([0.0, 1.0, 0.0], device=o.device) * torch.sign(point[:, 1:2])
-    radial = point * torch.tensor([1.0, 0.0, 1.0], device=o.device)
-    return t, torch.where((side < cap)[:, None], radial, up)
-
-
-def _hit_cone(o: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
-    """Apex at y = 1, base of radius 1 at y = -1: x² + z² = ((1 - y) / 2)²."""
-    rise, slope = (1 - o[:, 1]) / 2, -d[:, 1] / 2
-    a = d[:, 0] ** 2 + d[:, 2] ** 2 - slope**2
-    b = o[:, 0] * d[:, 0] + o[:, 2] * d[:, 2] - rise * slope
-    c = o[:, 0] ** 2 + o[:, 2] ** 2 - rise**2
-    disc = (b * b - a * c).clamp_min(0).sqrt()
-    safe = torch.where(a.abs() < 1e-6, 1e-6, a)
-    roots = torch.stack(((-b - disc) / safe, (-b + disc) / safe))  # either may be the upper nappe
-    y = o[:, 1] + roots * d[:, 1]
-    valid = (y.abs() < 1) & (roots > 0) & (b * b - a * c > 0)
-    side = torch.where(valid, roots, FAR).min(0).values
-    base = _cap(o, d, -1.0)
-    t = torch.minimum(side, base)
-    point = o + t[:, None] * d
-    normal = torch.stack((point[:, 0], (1 - point[:, 1]) / 4, point[:, 2]), 1)
-    down = torch.tensor([0.0, -1.0, 0.0], device=o.device).expand_as(normal)
-    return t, torch.where((side < base)[:, None], normal, down)
-
-
-_HITS = (_hit_ball, _hit_box, _hit_cylinder, _hit_cone)
 
 
 def _trace(
@@ -186,9 +119,9 @@ def _trace(
         if index < 0:
             continue
         rows = (shape == index).nonzero()[:, 0]
-        t[rows], normal[rows] = _HITS[index](o[rows], d[rows])
+        t[rows], normal[rows] = HITS[SHAPES[index]](o[rows], d[rows])
     world = torch.einsum("rij,rj->ri", rotation, normal / half)
-    return t, _unit(world)
+    return t, unit(world)
 
 
 class _View:
@@ -209,11 +142,10 @@ class _View:
         self.axes = torch.tensor(axes, device=device)  # [V, 3, 3]
         x = (torch.arange(self.width, device=device) + 0.5 - self.width / 2) / self.focal
         y = (self.height / 2 - torch.arange(self.height, device=device) - 0.5) / self.focal
-        plane = torch.stack(
-            (x.expand(self.height, -1), y[:, None].expand(-1, self.width), torch.ones_like(x).expand(self.height, -1)), -1
-        )  # fmt: skip
+        size = (self.height, self.width)
+        plane = torch.stack((x.expand(size), y[:, None].expand(size), torch.ones(size).to(x)), -1)
         rays = torch.einsum("vij,hwj->vhwi", self.axes, plane)
-        self.direction = _unit(rays).flatten(1, 2)  # [V, N, 3]
+        self.direction = unit(rays).flatten(1, 2)  # [V, N, 3]
 
     def bounding_circle(self, center: Tensor, radius: Tensor) -> Tensor:
         """[F, H, W] mask of the samples that can see a ball at `center` [F, 3]."""
@@ -271,12 +203,12 @@ def _light(scenes: list[Scene], which: list[int], device: torch.device) -> dict[
         name: torch.tensor([getattr(light, name) for light in lights], device=device)
         for name in ("zenith", "horizon", "sun", "ambient", "shadow")
     }
-    table["toward_sun"] = _unit(torch.tensor(sun, device=device))
+    table["toward_sun"] = unit(torch.tensor(sun, device=device))
     return table
 
 
 def _background(scenes: list[Scene], view: _View) -> tuple[Tensor, Tensor, Tensor, dict]:
-    """Sky and floor without things: colour and shadowed colour [V, N, 3], floor points [V, N, 3]."""
+    """Sky and floor alone: colour, colour in shadow and floor points [V, N, 3], and the lights."""
     which = [n for n, s in enumerate(scenes) for f in range(s.num_frames)
              if f == 0 or s.camera != "static"]  # fmt: skip
     light = _light(scenes, which, view.eye.device)
@@ -288,7 +220,13 @@ def _background(scenes: list[Scene], view: _View) -> tuple[Tensor, Tensor, Tenso
     albedo = _floor(scenes, view, which, point)
     up = light["toward_sun"][:, None, 1:2]
     lit = albedo * (light["ambient"][:, None] + light["sun"][:, None] * up)
-    dark = albedo * (light["ambient"] + light["sun"] * light["toward_sun"][:, 1:2] * (1 - light["shadow"][:, None]))[:, None]  # fmt: skip
+    dark = (
+        albedo
+        * (
+            light["ambient"]
+            + light["sun"] * light["toward_sun"][:, 1:2] * (1 - light["shadow"][:, None])
+        )[:, None]
+    )
     fog = torch.exp(-t.clamp_max(400.0) / FOG_DISTANCE)[..., None]
     horizon, zenith = light["horizon"][:, None], light["zenith"][:, None]
     sky = horizon + (zenith - horizon) * (d[..., 1:2].clamp_min(0) * 2.2).clamp_max(1).sqrt()
@@ -302,8 +240,8 @@ def _in_shadow(primitives: _Primitives, frame: Tensor, point: Tensor, sun: Tenso
     dark = torch.zeros(len(point), dtype=torch.bool, device=point.device)
     for slot in range(primitives.shape.shape[1]):
         offset = primitives.center[frame, slot] - point
-        along = _dot(offset, sun)
-        distance = _dot(offset, offset) - along * along
+        along = dot(offset, sun)
+        distance = dot(offset, offset) - along * along
         radius = (primitives.half[frame, slot] ** 2).sum(1)
         near = (distance < radius) & (along > -radius.sqrt()) & (primitives.shape[frame, slot] >= 0)
         rows = near.nonzero()[:, 0]
@@ -326,7 +264,9 @@ def _ground_shadow(
         reach = radius / sun[:, 1]
         dx = floor[view.row, :, 0] - foot[:, 0:1]
         dz = floor[view.row, :, 2] - foot[:, 2:3]
-        inside = dx * dx + dz * dz < torch.where(primitives.shape[:, slot] >= 0, reach**2, -1.0)[:, None]  # fmt: skip
+        inside = (
+            dx * dx + dz * dz < torch.where(primitives.shape[:, slot] >= 0, reach**2, -1.0)[:, None]
+        )
         flat = inside.flatten().nonzero()[:, 0]
         frame, ray = flat // floor.shape[1], flat % floor.shape[1]
         t, _ = _trace(primitives, slot, frame, floor[view.row[frame], ray], sun[frame])
@@ -363,11 +303,13 @@ def _things(
     sun = light["toward_sun"][row]
     dark = _in_shadow(primitives, frame, point + 4e-3 * normal, sun)
     sunlight = 1 - dark * light["shadow"][row]
-    diffuse = _dot(normal, sun).clamp_min(0) * sunlight
-    halfway = _unit(sun - direction)
-    gloss = 0.35 * _dot(normal, halfway).clamp_min(0) ** 24 * sunlight
+    diffuse = dot(normal, sun).clamp_min(0) * sunlight
+    halfway = unit(sun - direction)
+    gloss = 0.35 * dot(normal, halfway).clamp_min(0) ** 24 * sunlight
     sky_share = 0.72 + 0.28 * normal[:, 1]  # less ambient light from below
-    color = albedo[flat] * (light["ambient"][row] * sky_share[:, None] + light["sun"][row] * diffuse[:, None])  # fmt: skip
+    color = albedo[flat] * (
+        light["ambient"][row] * sky_share[:, None] + light["sun"][row] * diffuse[:, None]
+    )
     return flat, 1.15 * color + light["sun"][row] * gloss[:, None]
 
 

@@ -35,7 +35,7 @@ class Crops:
     """Random crops from the pool; looks for new shards as they are rendered."""
 
     def __init__(self, pool: Path, rng: random.Random) -> None:
-        self.pool, self.rng, self.opened, self.held = pool, rng, 0, {}
+        self.pool, self.rng, self.opened = pool, rng, 0
         self.shards: list[int] = []
 
     def draw(self, frames: int, side: int, count: int) -> Tensor:
@@ -79,7 +79,9 @@ def losses(vae: VAE, video: Tensor, decoder_only: bool) -> tuple[Tensor, Tensor]
     with torch.no_grad() if decoder_only else torch.enable_grad():
         mean, logvar = (p.float() for p in vae.posterior(video))
         mean = mean.detach() if decoder_only else mean
-    sample = mean + torch.exp(0.5 * logvar.detach() if decoder_only else 0.5 * logvar) * torch.randn_like(mean)  # fmt: skip
+    sample = mean + torch.exp(
+        0.5 * logvar.detach() if decoder_only else 0.5 * logvar
+    ) * torch.randn_like(mean)
     error = vae.decode_raw(sample).float() - video
     weights = pixel_weights(video)
     squared = error.square()
@@ -94,7 +96,8 @@ def train(arguments: argparse.Namespace) -> None:
     device = torch.device(arguments.device)
     run = Run(folder=arguments.out, minutes=arguments.minutes)
     vae = VAE(TINY_VAE)
-    nn.init.constant_(vae.conv1.bias[TINY_VAE.z_dim :], -4.0)  # start with little posterior noise
+    with torch.no_grad():  # start with little posterior noise
+        vae.conv1.bias[TINY_VAE.z_dim :] = -4.0  # type: ignore[index]
     vae = vae.to(device).to_channels_last()
     ema = Ema(vae)
     stage = "decoder" if arguments.decoder_only else "whole"
@@ -104,7 +107,11 @@ def train(arguments: argparse.Namespace) -> None:
         assert whole is not None, "train the whole autoencoder first"
         vae.load_state_dict(whole["ema"])
         ema = Ema(vae)
-    trained = [p for n, p in vae.named_parameters() if not arguments.decoder_only or n.startswith(("decoder", "conv2"))]  # fmt: skip
+    trained = [
+        p
+        for n, p in vae.named_parameters()
+        if not arguments.decoder_only or n.startswith(("decoder", "conv2"))
+    ]
     kernels = [p for p in trained if p.ndim >= 4 and p[0].numel() > 1 and min(p.shape[:2]) > 8]
     chosen = {id(p) for p in kernels}
     others = [p for p in trained if id(p) not in chosen]

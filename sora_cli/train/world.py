@@ -192,18 +192,14 @@ def _in_depth(sign: float) -> Callable[[Thing, Scene, random.Random], Thing]:
         near, far = -2.0, rng.uniform(2.5, 4.5)
         speed = min((far - near) / max(scene.duration, 0.5), 2.4) * rng.uniform(0.85, 1.0)
         z = near if sign > 0 else min(far, near + speed * scene.duration)
-        return replace(
-            thing, start=(thing.start[0] * 0.6, 0.0, z), velocity=(0, 0, sign * speed)
-        )
+        return replace(thing, start=(thing.start[0] * 0.6, 0.0, z), velocity=(0, 0, sign * speed))
 
     return draw
 
 
 def _bounces(thing: Thing, scene: Scene, rng: random.Random) -> Thing:
     x, _, z = thing.start
-    return replace(
-        thing, start=(x, rng.uniform(1.0, 1.7), z), restitution=rng.uniform(0.72, 0.92)
-    )
+    return replace(thing, start=(x, rng.uniform(1.0, 1.7), z), restitution=rng.uniform(0.72, 0.92))
 
 
 def _falls(thing: Thing, scene: Scene, rng: random.Random) -> Thing:
@@ -254,8 +250,16 @@ def camera_pose(scene: Scene, time: float) -> tuple[Vec3, float, float]:
 
 # ---------------------------------------------------------------------- drawing scenes
 
-HELD_OUT = (("ball", "cyan"), ("cube", "orange"), ("car", "purple"), ("tree", "blue"),
-            ("cone", "green"), ("house", "yellow"), ("snowman", "red"), ("cylinder", "white"))  # fmt: skip
+HELD_OUT = (
+    ("ball", "cyan"),
+    ("cube", "orange"),
+    ("car", "purple"),
+    ("tree", "blue"),
+    ("cone", "green"),
+    ("house", "yellow"),
+    ("snowman", "red"),
+    ("cylinder", "white"),
+)
 SPLITS: dict[str, int] = {"training": 0, "development": 1, "final": 2, "held-out": 3}
 
 

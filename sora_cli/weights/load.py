@@ -60,13 +60,13 @@ def text_encoder(
     folder: Path, *, device: torch.device | str, dtype: torch.dtype
 ) -> Iterator[TextEncoder]:
     """The umT5 text encoder of a diffusers folder; errors as `dit`."""
-    config = keymaps.text_encoder_config_from_hf(
-        read_json(folder / "text_encoder" / "config.json")
-    )
+    config = keymaps.text_encoder_config_from_hf(read_json(folder / "text_encoder" / "config.json"))
 
     def rename(names: list[str]) -> Mapping[str, str]:
         # transformers 5 saves the embedding once, under either of two tied names.
-        kept = [n for n in names if n != "encoder.embed_tokens.weight" or "shared.weight" not in names]
+        kept = [
+            n for n in names if n != "encoder.embed_tokens.weight" or "shared.weight" not in names
+        ]
         return keymaps.rename(kept, keymaps.UMT5_HF)
 
     with _network(
@@ -100,9 +100,9 @@ def _network(
         del foreign
         network.load_state_dict(state, strict=True, assign=True)
     except (KeyError, RuntimeError) as error:
-        lines = str(error).splitlines() or [repr(error)]
+        lines = " ".join(str(error).splitlines()[:3])[:300] or repr(error)
         raise WeightsError(
-            f"the weights in {folder} are not those of its config.json: {' '.join(lines[:3])[:300]}",
+            f"the weights in {folder} are not those of its config.json: {lines}",
             hint="download the whole folder again",
         ) from error
     del state
@@ -134,7 +134,9 @@ def _read(folder: Path, device: torch.device | str, dtype: torch.dtype) -> dict[
                 for name in file.keys():  # noqa: SIM118 (a file is no mapping)
                     tensors[name] = file.get_tensor(name).to(dtype)
         except FileNotFoundError as error:
-            raise WeightsError(f"{path} is missing", hint="download the whole folder again") from error
+            raise WeightsError(
+                f"{path} is missing", hint="download the whole folder again"
+            ) from error
         except (SafetensorError, OSError) as error:
             raise WeightsError(
                 f"{path} is damaged or not a safetensors file: {error}",

@@ -55,7 +55,8 @@ def locate(model: str) -> Installed:
     where = row.folder()
     if where is None:
         raise WeightsError(
-            f"the weights of {model} are not on this machine" + (f": {row.note}" if row.note else ""),
+            f"the weights of {model} are not on this machine"
+            + (f": {row.note}" if row.note else ""),
             hint="download the folder from its publisher, then: sora generate … -m FOLDER",
         )
     return Installed(spec=row.spec, folder=where)

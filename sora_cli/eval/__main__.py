@@ -1,0 +1,125 @@
+"""Measure a model and write its report card: `python -m sora_cli.eval`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sora_cli.errors import SoraError, UsageError
+from sora_cli.eval.clips import Studio
+from sora_cli.eval.judge import Judge
+from sora_cli.eval.lessons import obtain_judge, source_key
+from sora_cli.eval.report import Circumstances, Row, write
+from sora_cli.eval.rows import ABILITIES, Exam, judge_accuracy
+from sora_cli.models.specs import TINY
+from sora_cli.runtime.device import choose_device
+from sora_cli.runtime.paths import cache_dir
+from sora_cli.train.world import SPLITS
+from sora_cli.weights import store
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m sora_cli.eval", description=__doc__)
+    parser.add_argument("--model", default="tiny", help="a name or a diffusers folder")
+    parser.add_argument("--samples", type=int, default=128, help="prompts for each row")
+    parser.add_argument("--split", choices=list(SPLITS)[1:], default="final")
+    parser.add_argument("--rows", default=",".join(ABILITIES), help="which, with commas between")
+    parser.add_argument("--minutes", type=float, default=240.0, help="begin no clip after these")
+    parser.add_argument("--device", default=None, help="cpu, cuda; the fastest there is")
+    parser.add_argument("--out", type=Path, default=Path("docs/reference"))
+    parser.add_argument("--work", type=Path, default=None, help="of the clips made so far")
+    parser.add_argument("--judge", type=Path, default=None, help="its file; trained where missing")
+    parser.add_argument("--judge-minutes", type=float, default=15.0, help="to train the judge")
+    parser.add_argument("--judge-only", action="store_true", help="train and test it, no more")
+    parser.add_argument("--pool", type=Path, default=None, help="rendered clips to train it on")
+    return parser.parse_args(argv)
+
+
+def say(text: str) -> None:
+    """News for whoever watches."""
+    sys.stderr.write(text)
+
+
+def as_typed(arguments: argparse.Namespace, model: str) -> str:
+    """The command that makes these figures; folders that change no figure are left out."""
+    words = ["python", "-m", "sora_cli.eval", "--model", model]
+    for name in ("samples", "split", "rows"):
+        words += [f"--{name}", str(getattr(arguments, name))]
+    return shlex.join(words)
+
+
+def check_judge(arguments: argparse.Namespace, judge: Judge) -> None:
+    """Write the judge's own accuracy on ground truth to stdout."""
+    figures = judge_accuracy(
+        judge, samples=arguments.samples, split=arguments.split, width=TINY.width,
+        height=TINY.height, num_frames=TINY.num_frames,
+    )  # fmt: skip
+    sys.stdout.write(json.dumps({name: round(value, 2) for name, value in figures.items()}) + "\n")
+
+
+def measure(arguments: argparse.Namespace, chosen: list[str], judge: Judge) -> None:
+    """One ability after the other; the report is written after each."""
+    plan, model = choose_device(arguments.device), store.locate(arguments.model)
+    began = time.monotonic()
+    studio = Studio(
+        model=model, device=plan.device, dtype=plan.dtype,
+        work=arguments.work or cache_dir() / "eval" / "clips",
+        deadline=began + 60 * arguments.minutes, say=say,
+    )  # fmt: skip
+    studio.work.mkdir(parents=True, exist_ok=True)
+    exam = Exam(studio=studio, judge=judge, samples=arguments.samples, split=arguments.split)
+    how = Circumstances(
+        model=model.spec.name, weights=store.identity(model),
+        date=datetime.now(UTC).strftime("%Y-%m-%d"), command=as_typed(arguments, model.spec.name),
+        seeds=f"scenes 0 to {arguments.samples - 1} of seed 0 of the {arguments.split} split; "
+              "the noise of clip i has seed i",
+        judge=f"source {source_key()}; its own accuracy is the floor column",
+        device=f"{plan.device_name}, {plan.dtype_name}",
+    )  # fmt: skip
+    rows: list[Row] = []
+    for name in chosen:
+        rows += ABILITIES[name](exam)
+        numbers, page = write(rows, how, arguments.out)
+        say(f"{name}: measured after {time.monotonic() - began:.0f} s\n")
+    sys.stdout.write(f"{numbers}\n{page}\n")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Check the command line, get the judge, measure."""
+    chosen = [name.strip() for name in arguments.rows.split(",") if name.strip()]
+    unknown = [name for name in chosen if name not in ABILITIES]
+    if unknown or not chosen:
+        raise UsageError(
+            f"unknown rows: {', '.join(unknown)}" if unknown else "no rows were asked for",
+            hint=f'--rows "{",".join(ABILITIES)}"',
+        )
+    if arguments.samples < 1:
+        raise UsageError("--samples must be at least 1", hint="--samples 128")
+    judge = obtain_judge(
+        arguments.judge, minutes=arguments.judge_minutes, pool=arguments.pool,
+        device=choose_device(arguments.device).device_name, say=say,
+    )  # fmt: skip
+    if arguments.judge_only:
+        check_judge(arguments, judge)
+    else:
+        measure(arguments, chosen, judge)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, run, and say what went wrong with the next command to try."""
+    try:
+        run(parse(argv))
+    except SoraError as error:
+        say(f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
+        return int(error.exit_code)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

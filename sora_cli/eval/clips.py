@@ -1,0 +1,170 @@
+"""Making the clips to be judged: in batches, each kept on disk as latents as soon as it is made.
+
+The path is the pipeline's own (`encode_text`, `make_latents`), so what is measured is what a user
+gets. A crash or the end of a time box costs one batch: what is there is not made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sora_cli.eval.truth import Prompt
+from sora_cli.models.vae import VAE
+from sora_cli.pipeline.canvas import Canvas, encode_given, latents_shape, noise
+from sora_cli.pipeline.generate import encode_text, make_latents
+from sora_cli.pipeline.request import Request, Settings, resolve
+from sora_cli.train.dataset import to_video
+from sora_cli.weights import load
+from sora_cli.weights.store import Installed
+
+BATCH = 8  # clips generated together
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Studio:
+    """Where and with what clips are made."""
+
+    model: Installed
+    device: torch.device
+    dtype: torch.dtype
+    work: Path  # of the latents made so far
+    deadline: float  # time.monotonic() after which nothing new is begun
+    say: Callable[[str], object]
+
+
+def settings_of(model: Installed, prompt: Prompt) -> Settings:
+    """The model's default settings for a prompt, as a user gets them; never expanded."""
+    scene = prompt.scene
+    request = Request(
+        prompt=prompt.caption.text, width=scene.width, height=scene.height,
+        num_frames=scene.num_frames, fps=scene.fps, seed=prompt.seed, expand=False,
+    )  # fmt: skip
+    return resolve(request, model.spec)[0]
+
+
+def content_hash(folder: Path) -> str:
+    """SHA-256 of every weight, config and vocabulary file of a model's generating parts."""
+    digest = hashlib.sha256()
+    for part in ("scheduler", "text_encoder", "tokenizer", "transformer", "vae"):
+        for path in sorted((folder / part).glob("*")):
+            if path.suffix in (".safetensors", ".json"):
+                digest.update(f"{part}/{path.name}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _file_names(studio: Studio, prompts: list[Prompt], given: Tensor | None) -> list[Path]:
+    weights, names = content_hash(studio.model.folder), []
+    for number, prompt in enumerate(prompts):
+        what = f"{weights} {settings_of(studio.model, prompt)} {studio.dtype}"
+        digest = hashlib.sha256(what.encode())
+        if given is not None:
+            digest.update(given[number].numpy().tobytes())
+        names.append(studio.work / f"{digest.hexdigest()[:32]}.safetensors")
+    return names
+
+
+def make(studio: Studio, prompts: list[Prompt], given: Tensor | None = None) -> list[Tensor]:
+    """Latents [C, T, H, W] of as many of the prompts, in order, as the time box allows.
+
+    Args:
+        given: first frames, uint8 [B, H, W, 3], where the clips continue pictures.
+    """
+    studio.work.mkdir(parents=True, exist_ok=True)
+    files = _file_names(studio, prompts, given)
+    missing = [number for number, file in enumerate(files) if not file.is_file()]
+    # A canvas belongs to a whole batch, so clips with their own first frames go one by one.
+    size = BATCH if given is None else 1
+    if missing:
+        for chosen in _batches(missing, size, studio):
+            rows = [prompts[n] for n in chosen]
+            picture = None if given is None else given[chosen[0]]
+            for number, latents in zip(chosen, _make_batch(studio, rows, picture), strict=True):
+                temporary = files[number].with_suffix(".tmp")
+                save_file({"latents": latents.contiguous()}, temporary)
+                os.replace(temporary, files[number])
+    made = []
+    for file in files:
+        if not file.is_file():
+            break
+        made.append(load_file(file)["latents"])
+    return made
+
+
+def _batches(missing: list[int], size: int, studio: Studio) -> Iterator[list[int]]:
+    began = time.monotonic()
+    for first in range(0, len(missing), size):
+        if time.monotonic() > studio.deadline:
+            studio.say(f"out of time with {len(missing) - first} clips to make\n")
+            return
+        yield missing[first : first + size]
+        done = min(first + size, len(missing))
+        studio.say(f"made {done}/{len(missing)} clips, {time.monotonic() - began:.0f} s\n")
+
+
+def _make_batch(studio: Studio, prompts: list[Prompt], picture: Tensor | None) -> Tensor:
+    """[B, C, T, H, W] latents of one batch."""
+    model, device = studio.model, studio.device
+    settings = settings_of(model, prompts[0])
+    context, negative = _contexts(studio, settings, prompts)
+    canvas = _canvas(studio, settings, picture)
+    seeds = [settings_of(model, prompt).seed for prompt in prompts]
+    start = torch.cat([noise(canvas.latents_shape, seed) for seed in seeds]).to(device)
+    with load.dit(model.folder, device=device, dtype=studio.dtype) as dit:
+        return make_latents(dit, context, negative, canvas, start, settings).cpu()
+
+
+def _contexts(
+    studio: Studio, settings: Settings, prompts: list[Prompt]
+) -> tuple[Tensor, Tensor | None]:
+    model, place = studio.model, {"device": studio.device, "dtype": studio.dtype}
+    tokenizer = load.tokenizer(model.folder)
+    with load.text_encoder(model.folder, **place) as encoder:
+        # One by one, as the pipeline does: padding would change the shorter prompts' last bits.
+        texts = [p.caption.text for p in prompts]
+        rows = [encode_text(tokenizer, encoder, [t], model.spec.text_len) for t in texts]
+        context = torch.cat(rows)
+        if settings.guidance_scale == 1:
+            return context, None
+        negative = encode_text(tokenizer, encoder, [settings.negative_prompt], model.spec.text_len)
+    return context, negative.expand_as(context)
+
+
+def _canvas(studio: Studio, settings: Settings, picture: Tensor | None) -> Canvas:
+    model = studio.model
+    shape = latents_shape(
+        channels=load.latent_channels(model.folder), num_frames=settings.num_frames,
+        height=settings.height, width=settings.width, scale_factors=model.spec.vae_scale_factors,
+    )  # fmt: skip
+    canvas = Canvas.blank(shape)
+    if picture is None:
+        return canvas
+    with load.vae(model.folder, device=studio.device, dtype=torch.float32) as vae, torch.no_grad():
+        video = to_video(picture[None, None]).to(studio.device)  # [1, 3, 1, H, W]
+        return canvas.give(encode_given(vae.encode, video, "head")[0].cpu(), 0)
+
+
+@torch.no_grad()
+def decode(vae: VAE, latents: list[Tensor]) -> Tensor:
+    """Latents [C, T, H, W] → uint8 [B, T, H, W, 3], as the pipeline rounds them."""
+    device, videos = next(vae.parameters()).device, []
+    for one in latents:
+        video = vae.decode(one[None].to(device))[0]  # [3, T, H, W]
+        frames = ((video / 2 + 0.5) * 255).round().to(torch.uint8).permute(1, 2, 3, 0)
+        videos.append(frames.cpu())
+    return torch.stack(videos)
+
+
+@torch.no_grad()
+def encode(vae: VAE, frames: Tensor) -> list[Tensor]:
+    """uint8 [B, T, H, W, 3] → latents, one clip at a time."""
+    device = next(vae.parameters()).device
+    return [vae.encode(to_video(clip)[None].to(device))[0].cpu() for clip in frames]

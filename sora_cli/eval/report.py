@@ -1,0 +1,165 @@
+"""The report card on paper: rows, their bars, tiny.json and the table for people."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sora_cli.errors import OutputError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bar:
+    """What a measure should reach, and which way is better."""
+
+    first: float | None = None
+    goal: float | None = None
+    smaller_is_better: bool = False
+
+
+_SHARE = Bar(first=92.0, goal=99.0)
+ATTRIBUTES = ("thing", "color", "motion", "floor", "sky", "camera", "count")
+BARS: dict[tuple[str, str], Bar] = {
+    ("compression", "PSNR, dB"): Bar(first=30.0, goal=36.0),
+    ("compression", "PSNR inside the things, dB"): Bar(first=24.0),
+    ("compression", "position error, times the floor"): Bar(goal=1.1, smaller_is_better=True),
+    **{("prompt fidelity", f"{name}, % right"): _SHARE for name in (*ATTRIBUTES, "mean")},
+    ("prompt fidelity", "mean of short prompts, % right"): _SHARE,
+    ("animate", "frame 0 PSNR, dB"): Bar(first=28.0),
+    ("animate", "motion, % right"): Bar(),
+    ("animate", "trajectory error, % of the width"): Bar(smaller_is_better=True),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One figure. `floor`: the ground truth through the same judge; None where there is none."""
+
+    ability: str
+    measure: str
+    value: float
+    floor: float | None = None
+    baselines: dict[str, float] = field(default_factory=dict)
+    samples: int
+    goal: float | None = None  # where it is itself measured; else the table's
+    split: str = "final"
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as tiny.json has it; `meets_first_bar` is computed here and nowhere else."""
+        bar = BARS[self.ability, self.measure]
+        goal = bar.goal if self.goal is None else self.goal
+        meets = None
+        if bar.first is not None:
+            meets = self.value <= bar.first if bar.smaller_is_better else self.value >= bar.first
+        named = "" if self.split == "final" else f" ({self.split})"
+        return {
+            "ability": self.ability + named,
+            "measure": self.measure,
+            "value": round(self.value, 3),
+            "floor": None if self.floor is None else round(self.floor, 3),
+            "baselines": {name: round(value, 3) for name, value in self.baselines.items()},
+            "samples": self.samples,
+            "first_bar": bar.first,
+            "goal": None if goal is None else round(goal, 3),
+            "meets_first_bar": meets,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Circumstances:
+    """How the figures were made, for the table's last lines."""
+
+    model: str
+    weights: str
+    date: str
+    command: str
+    seeds: str
+    judge: str
+    device: str
+
+
+def machine() -> str:
+    """The processor and system, without the machine's name."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        rows = [r.split(":", 1)[1].strip() for r in info.read_text().splitlines()
+                if r.startswith("model name")]  # fmt: skip
+        name = f"{len(rows)} × {rows[0]}" if rows else name
+    return f"{name}, {platform.system()}, Python {platform.python_version()}"
+
+
+def merged(rows: list[Row], weights: str, path: Path) -> list[dict[str, Any]]:
+    """The new rows, and the old ones of the same weights that were not measured again."""
+    fresh = [row.to_json() for row in rows]
+    measured = {(row["ability"], row["measure"]) for row in fresh}
+    old: list[dict[str, Any]] = []
+    if path.is_file():
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["weights"] == weights:
+            old = [r for r in content["rows"] if (r["ability"], r["measure"]) not in measured]
+    order = {key: number for number, key in enumerate(BARS)}
+
+    def rank(row: dict[str, Any]) -> tuple[str, int]:
+        ability, _, split = row["ability"].partition(" (")
+        return split, order[ability, row["measure"]]
+
+    return sorted(fresh + old, key=rank)
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def table(rows: list[dict[str, Any]], how: Circumstances) -> str:
+    """The report card as a page."""
+    lines = [
+        f"# Report card of {how.model}",
+        "",
+        "Made by `python -m sora_cli.eval`; the same figures are in [tiny.json](tiny.json).",
+        "*Floor*: the ground-truth render of the same scenes through the same judge.",
+        "*VAE floor*: that render after encoding and decoding.",
+        "",
+        "| ability | measure | value | floor | baselines | samples | first bar | met | goal |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        baselines = "; ".join(f"{name} {_cell(v)}" for name, v in row["baselines"].items())
+        met = {True: "yes", False: "no", None: ""}[row["meets_first_bar"]]
+        cells = [
+            row["ability"], row["measure"], f"**{_cell(row['value'])}**", _cell(row["floor"]),
+            baselines, str(row["samples"]), _cell(row["first_bar"]), met, _cell(row["goal"]),
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "Of the run that measured last:",
+        "",
+        f"- Weights: `{how.weights}`",
+        f"- Date: {how.date}. Machine: {machine()}; {how.device}",
+        f"- Command: `{how.command}`",
+        f"- Seeds: {how.seeds}",
+        f"- Judge: {how.judge}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def write(rows: list[Row], how: Circumstances, folder: Path) -> tuple[Path, Path]:
+    """Write tiny.json and tiny.md into `folder`.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        numbers, page = folder / "tiny.json", folder / "tiny.md"
+        content = {"weights": how.weights, "rows": merged(rows, how.weights, numbers)}
+        numbers.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        page.write_text(table(content["rows"], how), encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write the report: {error}", hint="--out FOLDER") from error
+    return numbers, page

@@ -1,0 +1,378 @@
+"""How people ask for a video: terse, in lists, in any order, misspelt, with words of their own.
+
+`draw_pair` gives a prompt and the dense caption that a person would have meant by it: the caption
+keeps every attribute that the prompt names and fills the rest from the world's own draw. Tables
+hold the wordings beyond those of captions.py; the caption LLM learns from nothing else.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sora_cli.train.captions import (
+    CAMERA_PHRASES,
+    FLOOR_PHRASES,
+    KIND_WORDS,
+    MOTION_PHRASES,
+    SIZE_WORDS,
+    SKY_PHRASES,
+    attributes,
+    dense,
+    read,
+    short,
+    vocabulary,
+)
+from sora_cli.train.world import CAMERAS, COLORS, MOTIONS, Scene, draw_scene
+
+PICTURE = "a picture. "  # asks for a caption of one frame: nothing moves, no camera
+Words = dict[str, tuple[str, ...]]
+
+SYNONYMS: dict[str, Words] = {  # words that mean what the world holds
+    "kind": {
+        "ball": ("ball", "ball", "sphere", "orb"), "cube": ("cube", "cube", "box", "block"),
+        "cylinder": ("cylinder", "tube"), "cone": ("cone",), "tree": ("tree",),
+        "car": ("car", "car", "automobile", "vehicle"), "snowman": ("snowman", "snow man"),
+        "house": ("house", "house", "home", "cottage"),
+    },
+    "color": {
+        "red": ("scarlet", "crimson", "reddish"), "cyan": ("turquoise", "aqua", "teal"),
+        "purple": ("violet",), "yellow": ("yellowish",), "green": ("emerald",),
+    },
+    "size": {
+        "small": ("small", "little", "tiny", "mini"), "medium": ("medium-sized", "medium"),
+        "large": ("large", "big", "huge", "giant", "enormous"),
+    },
+    "floor": {
+        "grass": ("grass", "lawn", "meadow", "in a field", "on the lawn", "in the grass"),
+        "sand": ("sand", "beach", "desert", "on the beach", "in the desert", "sandy ground"),
+        "snow": ("snow", "snowy ground", "on snow", "winter snow", "snowy"),
+        "tiles": ("tiles", "tiled floor", "tile floor", "on tiles", "on a tile floor"),
+        "wood": ("wood", "wooden floor", "planks", "on wooden planks", "on a wood floor"),
+        "water": ("water", "sea", "ocean", "lake", "on the ocean", "on a lake", "on water"),
+    },
+    "sky": {
+        "day": ("day", "daytime", "sunny", "daylight", "sunny day", "blue sky", "during the day"),
+        "sunset": ("sunset", "dusk", "evening", "sunset sky", "at dusk", "orange sky", "sundown"),
+        "night": ("night", "nighttime", "moonlight", "dark night", "at midnight", "by night"),
+        "overcast": ("overcast", "cloudy", "clouds", "grey sky", "cloudy sky", "gray clouds"),
+    },
+    "camera": {
+        "static": ("still camera", "fixed camera", "camera still", "no camera movement", "static"),
+        "pan left": ("pan left", "camera pans left", "panning left", "camera pan to the left"),
+        "pan right": ("pan right", "camera pans right", "panning right", "camera pan to the right"),
+        "push in": ("zooming in", "camera zooms in", "push in", "camera comes closer"),
+        "pull back": ("zooming out", "camera zooms out", "pull back", "camera goes back"),
+    },
+}  # fmt: skip
+NEAREST: dict[str, Words] = {  # words it does not hold, and what comes closest
+    "kind": {
+        "ball": ("balloon", "marble", "planet"), "cube": ("dice", "crate", "brick"),
+        "cylinder": ("barrel", "can", "bottle"), "cone": ("pyramid", "tent", "mountain"),
+        "car": ("truck", "bus", "train"), "tree": ("bush", "plant", "flower"),
+        "house": ("building", "castle", "hut"), "snowman": ("man", "woman", "person"),
+    },
+    "color": {"red": ("pink",), "orange": ("brown",), "yellow": ("golden", "gold"),
+              "blue": ("black", "navy"), "white": ("grey", "silver"), "purple": ("magenta",),
+              "green": ("olive",)},
+    "floor": {"grass": ("park", "garden"), "snow": ("ice",), "tiles": ("street", "kitchen"),
+              "water": ("river",), "wood": ("table",), "sand": ("moon",)},
+    "sky": {"day": ("morning", "noon"), "sunset": ("dawn", "sunrise"), "night": ("space", "dark"),
+            "overcast": ("rain", "fog", "storm")},
+}  # fmt: skip
+DOING: Words = {  # {go} as in MOTION_PHRASES
+    "still": ("standing still", "not moving", "standing there", "motionless", "resting", "idle"),
+    "left": ("{go} left", "{go} to the left", "{go} leftwards", "{go} from right to left"),
+    "right": ("{go} right", "{go} to the right", "{go} rightwards", "{go} from left to right"),
+    "toward": ("coming closer", "approaching", "{go} toward the camera", "{go} towards us",
+               "{go} towards the viewer", "coming toward me"),
+    "away": ("{go} away", "leaving", "{go} into the distance", "{go} away from the camera"),
+    "bounces": ("bouncing", "bouncing", "jumping", "hopping", "bouncing up and down"),
+    "falls": ("falling", "falling", "dropping", "falling down", "falling from the sky"),
+    "spins": ("spinning", "spinning", "rotating", "turning around", "spinning around", "twirling"),
+}  # fmt: skip
+DOES: Words = {
+    "still": ("is still", "stays"), "left": ("goes left", "heads left"),
+    "right": ("goes right", "heads right"), "toward": ("comes towards us", "gets closer"),
+    "away": ("leaves", "goes away", "drives off"), "bounces": ("hops", "jumps", "bounce"),
+    "falls": ("drops", "falls down", "fall"), "spins": ("turns", "twirls", "spin"),
+}  # fmt: skip
+GOING = ("rolling", "driving", "sliding", "moving", "going", "travelling", "heading")
+GOES = ("rolls", "drives", "slides", "moves", "goes")
+SIDEWAYS = ("left", "right", "toward", "away")
+
+BEFORE = tuple("""please make a video of|a video of|video of|make me a video where|i want to see
+|show me|can you generate|a clip of|a short film of|cinematic shot of|create|a 3d render of|imagine
+|generate a video with|animation of|there is|once upon a time|could you please show|a scene with
+|a photo of|hello! i would like|the video shows|close-up of|an epic shot of|just|render
+|make""".replace("\n", "").split("|"))  # fmt: skip
+AFTER = tuple(""", 4k|, cinematic|, high quality|, 8k, highly detailed|, photorealistic| please
+|!!!|, masterpiece| for 3 seconds|, very beautiful|, best quality| thanks|, realistic|, hd
+|, 35mm film|, unreal engine|, slow motion| and it looks great|, minimal|...""".replace("\n", "").split("|"))  # fmt: skip
+ADJECTIVES = ("shiny", "beautiful", "old", "nice", "cute", "lovely", "funny", "round", "new",
+              "plastic", "wet", "happy", "lonely", "colorful", "glowing", "magic")  # fmt: skip
+STRANGERS = ("dog", "corgi", "cat", "horse", "elephant", "robot", "dragon", "bird", "fish", "king",
+             "astronaut", "cup", "chair", "phone", "banana", "guitar", "boat", "rocket", "spoon",
+             "wizard", "lion", "baby", "shoe", "clock", "star", "city", "thing", "whale")  # fmt: skip
+ASIDES = ("with a hat", "eating pizza", "like in a movie", "near paris", "reading a book",
+          "in the style of van gogh", "with sunglasses", "and my uncle bob", "playing chess",
+          "full of love", "in the year 2077", "so cool", "with lots of details", "in the middle",
+          "on the left", "for my school project", "seen from above")  # fmt: skip
+ACTS = ("flying", "dancing", "swimming", "singing", "exploding", "walking", "running", "burning",
+        "growing", "melting", "doing a backflip", "playing")  # fmt: skip
+ORDINARY = """a an the of and or but with without in on at by to from for is are be it its this that
+there here please make video clip film movie show me i we you my your our want would like can could
+see generate create render scene shot picture photo image animation some one two thing things very
+really just then while as into over under up down not no do does did which where when who what next
+beside near behind front other another also too so if has have was were will he she they his her
+their them cinematic realistic beautiful nice 4k 8k hd quality high detailed slow motion seconds
+second frame frames long short fast quickly slowly""".split()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pair:
+    """A prompt, the caption that it should become, and the attributes that it names."""
+
+    prompt: str
+    caption: str
+    named: dict[str, str]
+
+
+class _Plain(random.Random):
+    """Chooses the first wording of every table: one way to say each thing, easiest to learn."""
+
+    def choice(self, seq: Any) -> Any:
+        """The first."""
+        return seq[0]
+
+    def random(self) -> float:
+        """Never leaves anything out."""
+        return 0.0
+
+
+def plain_caption(scene: Scene) -> str:
+    """The dense caption in the plainest words, the form in which the caption LLM answers."""
+    return dense(scene, _Plain()).text
+
+
+def known_words() -> frozenset[str]:
+    """Every word the expander understands as it is meant: captions', synonyms, ordinary words."""
+    tables = (*SYNONYMS.values(), DOING, DOES)
+    texts = [phrase for table in tables for phrases in table.values() for phrase in phrases]
+    words = {w for text in texts for w in text.replace("{go}", "").replace("-", " ").split()}
+    return vocabulary() | words | set(GOING) | set(GOES) | set(ORDINARY)
+
+
+def draw_pair(seed: int, index: int, split: str = "training") -> Pair:
+    """Draw one pair, always the same for the same arguments."""
+    rng = random.Random(f"prompt/{split}/{seed}/{index}")
+    frames = 1 if rng.random() < 0.1 else 25
+    scene = draw_scene(seed, index, width=160, height=96, num_frames=frames, split=split)
+    style = rng.random()
+    if style < 0.22:  # the DiT's own captions, in any wording
+        caption = (short if style < 0.12 else dense)(scene, rng)
+        prompt, named = caption.text.lower().removeprefix(PICTURE), set(caption.named)
+    else:
+        if rng.random() < 0.03 and len(scene.things) == 2:
+            return _twins(scene, rng)
+        named = _draw_named(scene, rng)
+        scene = _recombine(scene, named, rng)
+        prompt = _compose(scene, named, rng)
+    prompt = _roughen(prompt, rng)
+    table = {k: v for k, v in attributes(scene).items() if k in named}
+    return Pair(
+        prompt=PICTURE + prompt if frames == 1 else prompt, caption=plain_caption(scene), named=table
+    )
+
+
+def _draw_named(scene: Scene, rng: random.Random) -> set[str]:
+    named = {"count"}
+    chances = {"kind": 0.97, "color": 0.8, "size": 0.35, "motion": 0.7}
+    for number in range(len(scene.things)):
+        named |= {f"{name}{number}" for name, p in chances.items() if rng.random() < p}
+    named |= {n for n, p in (("floor", 0.5), ("sky", 0.5), ("camera", 0.3)) if rng.random() < p}
+    return named - ({"motion0", "motion1", "camera"} if scene.num_frames == 1 else set())
+
+
+def _recombine(scene: Scene, named: set[str], rng: random.Random) -> Scene:
+    """Now and then let the prompt name motions and cameras that the world never draws together."""
+    if scene.num_frames == 1 or rng.random() > 0.35:
+        return scene
+    things = list(scene.things)
+    for number, thing in enumerate(things):
+        if f"motion{number}" in named:
+            things[number] = replace(thing, motion=rng.choice(tuple(MOTIONS)))
+    camera = rng.choice(tuple(CAMERAS)) if "camera" in named else "static"
+    return replace(scene, things=tuple(things), camera=camera)
+
+
+# ---------------------------------------------------------------------- wording
+
+
+def _pick(name: str, value: str, phrases: Sequence[str], rng: random.Random) -> str:
+    """A wording: mostly the world's own, sometimes a synonym, seldom the nearest thing's."""
+    chance = rng.random()
+    near, same = NEAREST.get(name, {}).get(value, ()), SYNONYMS[name].get(value, ())
+    if chance < 0.04 and near:
+        return rng.choice(near)
+    return rng.choice(same) if chance < 0.45 and same else rng.choice(phrases)
+
+
+def _noun(scene: Scene, number: int, named: set[str], rng: random.Random) -> str:
+    thing = scene.things[number]
+    words = [rng.choice(STRANGERS) if rng.random() < 0.7 else "something"]
+    if f"kind{number}" in named:
+        words = [_pick("kind", thing.kind, KIND_WORDS[thing.kind], rng)]
+    color = _pick("color", thing.color, (thing.color,) * 9, rng)
+    if f"color{number}" in named and rng.random() < 0.93:
+        words.insert(0, color)
+        color = ""
+    if f"size{number}" in named:
+        words.insert(0, _pick("size", thing.size, SIZE_WORDS[thing.size], rng))
+    if rng.random() < 0.08:
+        words.insert(rng.randrange(len(words)), rng.choice(ADJECTIVES))
+    if rng.random() < 0.75:
+        article = rng.choice(("a", "a", "a", "the", "one", "my"))
+        words.insert(0, "an" if article == "a" and words[0][0] in "aeiou" else article)
+    if f"color{number}" in named and color:
+        words.append(rng.choice(("that is", "which is", "in", "colored")) + " " + color)
+    return " ".join(words)
+
+
+def _motion(scene: Scene, number: int, named: set[str], rng: random.Random, form: str) -> str:
+    motion = scene.things[number].motion
+    if f"motion{number}" not in named:
+        if motion in SIDEWAYS and rng.random() < 0.3:  # going, it isn't said where
+            return rng.choice(GOING if form == "ing" else GOES)
+        return rng.choice(ACTS) if rng.random() < 0.1 else ""
+    if form == "ing":
+        return rng.choice(DOING[motion]).format(go=rng.choice(GOING))
+    if rng.random() < 0.2:
+        return "is " + rng.choice(DOING[motion]).format(go=rng.choice(GOING))
+    phrases = DOES if rng.random() < 0.3 else MOTION_PHRASES
+    return rng.choice(phrases[motion]).format(go=rng.choice(GOES))
+
+
+def _clauses(scene: Scene, named: set[str], rng: random.Random, form: str) -> list[str]:
+    clauses = []
+    for number in range(len(scene.things)):
+        noun, motion = _noun(scene, number, named, rng), _motion(scene, number, named, rng, form)
+        first = form == "ing" and motion and len(motion.split()) == 1 and rng.random() < 0.4
+        clauses.append(f"{motion} {noun}" if first else f"{noun} {motion}".strip())
+    return clauses
+
+
+def _join(clauses: list[str], rng: random.Random) -> str:
+    """Two things in one phrase; the first is the left one."""
+    if len(clauses) == 1:
+        return clauses[0]
+    left, right = clauses
+    style = rng.random()
+    if style < 0.55:
+        return left + rng.choice((" and ", " and ", ", ", " with ", " next to ", " beside ",
+                                  ", while ", " plus ")) + right  # fmt: skip
+    if style < 0.7:
+        return f"{left} on the left and {right} on the right"
+    if style < 0.8:
+        return f"{right} on the right, {left} on the left"
+    if style < 0.85:
+        return f"on the left {left}, on the right {right}"
+    return f"{left} to the left of {right}" if style < 0.92 else f"{right} to the right of {left}"
+
+
+def _compose(scene: Scene, named: set[str], rng: random.Random) -> str:
+    places = []
+    for name, table in (("floor", FLOOR_PHRASES), ("sky", SKY_PHRASES)):
+        if name in named:
+            value = getattr(scene, name)
+            places.append(_pick(name, value, table[value], rng))
+    camera = ""
+    if "camera" in named:
+        camera = _pick("camera", scene.camera, CAMERA_PHRASES[scene.camera], rng)
+    style = rng.random()
+    form = "ing" if style < 0.65 else "s"
+    clauses = _clauses(scene, named, rng, form)
+    if style < 0.35:  # a list, in any order
+        things = clauses if len(clauses) == 1 else [_join(clauses, rng)]
+        if len(clauses) == 1 and rng.random() < 0.6:
+            things = [_noun(scene, 0, named, rng), _motion(scene, 0, named, rng, form)]
+        items = [item for item in (*things, *places, camera) if item]
+        rng.shuffle(items)
+        return rng.choice((", ", ", ", ",", " ", "; ", " / ", ". ")).join(items)
+    if rng.random() < 0.3:
+        places.reverse()
+    text = _join(clauses, rng)
+    if style > 0.9:  # one sentence for each fact
+        return ". ".join([text, *(f"it is {place}" for place in places), *([camera] * bool(camera))])
+    lead = places.pop() + ", " if places and rng.random() < 0.25 else ""
+    text = " ".join([lead + text, *places])
+    if camera:
+        text = f"{camera}, {text}" if rng.random() < 0.2 else f"{text}, {camera}"
+    return text
+
+
+def _twins(scene: Scene, rng: random.Random) -> Pair:
+    """Two of a kind ("two red balls bounce"), which the world itself never draws."""
+    first = scene.things[0]
+    second = replace(first, size=scene.things[1].size)
+    scene = replace(scene, things=(first, second), camera="static")
+    noun = rng.choice(KIND_WORDS[first.kind])
+    noun = {"box": "boxe", "snowman": "snowmen"}.get(noun, noun)
+    plural = noun if noun.endswith("men") else noun + "s"
+    named = {"count", "kind0", "kind1"}
+    words = ["two", plural]
+    if rng.random() < 0.7:
+        words.insert(1, first.color)
+        named |= {"color0", "color1"}
+    if scene.num_frames > 1 and rng.random() < 0.6:
+        words.append(rng.choice(DOING[first.motion]).format(go=rng.choice(GOING)))
+        named |= {"motion0", "motion1"}
+    prompt = _roughen(" ".join(words), rng)
+    table = {k: v for k, v in attributes(scene).items() if k in named}
+    prompt = PICTURE + prompt if scene.num_frames == 1 else prompt
+    return Pair(prompt=prompt, caption=plain_caption(scene), named=table)
+
+
+# ---------------------------------------------------------------------- rough edges
+
+
+def _roughen(text: str, rng: random.Random) -> str:
+    """Drop articles, add filler, asides, rambling, misspell; each now and then. Lower case."""
+    if rng.random() < 0.15:
+        text = " ".join(w for w in text.split() if w not in ("a", "an", "the", "is", "it"))
+    if rng.random() < 0.06:
+        text = f"{text} {rng.choice(ASIDES)}"
+    if rng.random() < 0.03:
+        words = rng.choices(ORDINARY + list(STRANGERS), k=rng.randint(4, 50))
+        at = rng.randint(0, len(words))
+        text = " ".join([*words[:at], text, *words[at:]])
+    if rng.random() < 0.25:
+        text = f"{rng.choice(BEFORE)} {text}"
+    if rng.random() < 0.2:
+        text = (text + rng.choice(AFTER)).strip()
+    if rng.random() < 0.2:
+        text = " ".join(misspell(w, rng) if rng.random() < 0.3 else w for w in text.split())
+    return text.lower().rstrip(".") if rng.random() < 0.5 else text.lower()
+
+
+def misspell(word: str, rng: random.Random) -> str:
+    """One slip of the finger in a word of four letters or more."""
+    if len(word) < 4 or not word.isalpha():
+        return word
+    at = rng.randrange(1, len(word) - 1)
+    slip = rng.random()
+    if slip < 0.35:
+        return word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+    if slip < 0.65:
+        return word[:at] + word[at + 1 :]
+    if slip < 0.85:
+        return word[:at] + word[at] + word[at:]
+    return word[:at] + rng.choice("aeiourstnl") + word[at + 1 :]
+
+
+def kept(pair: Pair, caption: str) -> dict[str, bool]:
+    """For each attribute that the prompt names, whether a caption keeps it."""
+    found = read(caption)
+    return {name: found.get(name) == value for name, value in pair.named.items()}

@@ -1,0 +1,186 @@
+"""Names and configs of the transformer (diffusers) and the text encoder (transformers).
+
+Inside, modules have the original Wan names; the published folders use others. The layouts differ
+only in what modules are called, so a map is a table of module paths, foreign → ours, with `*` for
+the number of a block; a parameter's last word is the same on both sides. The autoencoder's map,
+which depends on its config, is in `keymaps_vae`. Source: the converters of diffusers 0.42.1 and
+transformers 5, checked against `WanTransformer3DModel` and `UMT5EncoderModel`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from sora_cli.models.dit import DiTConfig
+from sora_cli.models.text_encoder import TextEncoderConfig
+
+Rules = Mapping[str, str]
+
+QK_NORM = "rms_norm_across_heads"  # diffusers' name for the only kind of query/key norm
+BLOCK_NUMBER = re.compile(r"(?<=^blocks\.)\d+|(?<=^encoder\.block\.)\d+")
+
+_ATTENTION = {
+    "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "o", "norm_q": "norm_q", "norm_k": "norm_k"
+}  # fmt: skip
+
+# The norms change places: only the one before cross-attention has weights, and Wan calls it norm3.
+DIT_DIFFUSERS: Rules = MappingProxyType(
+    {
+        "patch_embedding": "patch_embedding",
+        "condition_embedder.time_embedder.linear_1": "time_embedding.0",
+        "condition_embedder.time_embedder.linear_2": "time_embedding.2",
+        "condition_embedder.time_proj": "time_projection.1",
+        "condition_embedder.text_embedder.linear_1": "text_embedding.0",
+        "condition_embedder.text_embedder.linear_2": "text_embedding.2",
+        **{f"blocks.*.attn1.{a}": f"blocks.*.self_attn.{b}" for a, b in _ATTENTION.items()},
+        **{f"blocks.*.attn2.{a}": f"blocks.*.cross_attn.{b}" for a, b in _ATTENTION.items()},
+        "blocks.*.norm2": "blocks.*.norm3",
+        "blocks.*.ffn.net.0.proj": "blocks.*.ffn.0",
+        "blocks.*.ffn.net.2": "blocks.*.ffn.2",
+        "blocks.*.scale_shift_table": "blocks.*.modulation",
+        "scale_shift_table": "head.modulation",
+        "proj_out": "head.head",
+    }
+)
+
+# The embedding is tied, and saved under either of its two names; `shared` is the usual one.
+UMT5_HF: Rules = MappingProxyType(
+    {
+        "shared": "token_embedding",
+        "encoder.embed_tokens": "token_embedding",
+        "encoder.final_layer_norm": "norm",
+        "encoder.block.*.layer.0.layer_norm": "blocks.*.norm1",
+        **{f"encoder.block.*.layer.0.SelfAttention.{a}": f"blocks.*.attn.{a}" for a in "qkvo"},
+        "encoder.block.*.layer.0.SelfAttention.relative_attention_bias": (
+            "blocks.*.pos_embedding.embedding"
+        ),
+        "encoder.block.*.layer.1.layer_norm": "blocks.*.norm2",
+        "encoder.block.*.layer.1.DenseReluDense.wi_0": "blocks.*.ffn.gate.0",
+        "encoder.block.*.layer.1.DenseReluDense.wi_1": "blocks.*.ffn.fc1",
+        "encoder.block.*.layer.1.DenseReluDense.wo": "blocks.*.ffn.fc2",
+    }
+)
+
+
+def inverse(rules: Rules) -> Rules:
+    """The rules ours → foreign; of two foreign names for one module, the first."""
+    return MappingProxyType({ours: theirs for theirs, ours in reversed(rules.items())})
+
+
+def rename(names: Iterable[str], rules: Rules) -> dict[str, str]:
+    """Translate parameter names, one to one.
+
+    Args:
+        names: of one checkpoint.
+        rules: `DIT_DIFFUSERS`, `UMT5_HF`, or the `inverse` of one.
+
+    Returns:
+        Each name with its translation, in the order given.
+
+    Raises:
+        KeyError: a name outside the layout, or two names for one parameter.
+    """
+    renamed = {name: _translate(name, rules) for name in names}
+    if len(set(renamed.values())) < len(renamed):
+        raise KeyError(f"two names for one parameter among {sorted(renamed)[:5]}…")
+    return renamed
+
+
+def _translate(name: str, rules: Rules) -> str:
+    number = BLOCK_NUMBER.search(name)
+    path = BLOCK_NUMBER.sub("*", name)
+    module, _, leaf = path.rpartition(".")
+    if path in rules:  # a parameter that stands alone, like modulation
+        translated = rules[path]
+    elif module in rules:
+        translated = f"{rules[module]}.{leaf}"
+    else:
+        raise KeyError(f"{name} is not in this layout")
+    return translated.replace("*", number[0]) if number else translated
+
+
+def dit_config_from_diffusers(config: Mapping[str, Any]) -> DiTConfig:
+    """Read a diffusers `transformer/config.json`. Raises KeyError where a number is missing.
+
+    `text_len` is not among diffusers' keys; without it, it is 512, as in every published model.
+    """
+    time, height, width = config["patch_size"]
+    return DiTConfig(
+        num_layers=config["num_layers"],
+        hidden_size=config["num_attention_heads"] * config["attention_head_dim"],
+        num_heads=config["num_attention_heads"],
+        ffn_dim=config["ffn_dim"],
+        in_channels=config["in_channels"],
+        out_channels=config.get("out_channels") or config["in_channels"],
+        text_dim=config["text_dim"],
+        text_len=config.get("text_len", 512),
+        freq_dim=config.get("freq_dim", 256),
+        patch_size=(time, height, width),
+        eps=config.get("eps", 1e-6),
+        cross_attn_norm=config.get("cross_attn_norm", True),
+        qk_norm=config.get("qk_norm", QK_NORM) is not None,
+    )
+
+
+def dit_config_to_diffusers(config: DiTConfig) -> dict[str, Any]:
+    """The `transformer/config.json` with which diffusers builds the same network."""
+    return {
+        "_class_name": "WanTransformer3DModel",
+        "_diffusers_version": "0.42.1",
+        "patch_size": list(config.patch_size),
+        "num_attention_heads": config.num_heads,
+        "attention_head_dim": config.head_dim,
+        "in_channels": config.in_channels,
+        "out_channels": config.out_channels,
+        "text_dim": config.text_dim,
+        "text_len": config.text_len,
+        "freq_dim": config.freq_dim,
+        "ffn_dim": config.ffn_dim,
+        "num_layers": config.num_layers,
+        "cross_attn_norm": config.cross_attn_norm,
+        "qk_norm": QK_NORM if config.qk_norm else None,
+        "eps": config.eps,
+        "image_dim": None,
+        "added_kv_proj_dim": None,
+        "rope_max_seq_len": 1024,
+        "pos_embed_seq_len": None,
+    }
+
+
+def text_encoder_config_from_hf(config: Mapping[str, Any]) -> TextEncoderConfig:
+    """Read a transformers `text_encoder/config.json`. Raises KeyError where a number is missing."""
+    return TextEncoderConfig(
+        vocab_size=config["vocab_size"],
+        hidden_size=config["d_model"],
+        num_layers=config["num_layers"],
+        num_heads=config["num_heads"],
+        head_dim=config["d_kv"],
+        ffn_dim=config["d_ff"],
+        num_buckets=config.get("relative_attention_num_buckets", 32),
+        max_distance=config.get("relative_attention_max_distance", 128),
+        eps=config.get("layer_norm_epsilon", 1e-6),
+    )
+
+
+def text_encoder_config_to_hf(config: TextEncoderConfig) -> dict[str, Any]:
+    """The `text_encoder/config.json` with which transformers builds the same network."""
+    return {
+        "architectures": ["UMT5EncoderModel"],
+        "model_type": "umt5",
+        "vocab_size": config.vocab_size,
+        "d_model": config.hidden_size,
+        "num_layers": config.num_layers,
+        "num_heads": config.num_heads,
+        "d_kv": config.head_dim,
+        "d_ff": config.ffn_dim,
+        "relative_attention_num_buckets": config.num_buckets,
+        "relative_attention_max_distance": config.max_distance,
+        "layer_norm_epsilon": config.eps,
+        "feed_forward_proj": "gated-gelu",
+        "is_encoder_decoder": True,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+    }

@@ -1,0 +1,133 @@
+"""The pool: rendered once, drawn again from its numbers, encoded as inference encodes."""
+
+from __future__ import annotations
+
+import sys
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sora_cli.models.vae import VAE, VAEConfig
+from sora_cli.pipeline.canvas import encode_given
+from sora_cli.train import dataset
+from sora_cli.train.dataset import Bucket, mirror
+from sora_cli.train.render import render
+
+SMALL_VAE = VAEConfig(
+    z_dim=4, encoder_dim=8, decoder_dim=8, dim_mult=(1, 1), temporal_downsample=(True,),
+    residual=True, patch_size=2, num_res_blocks=1, latents_mean=(0.1,) * 4, latents_std=(0.5,) * 4,
+)  # fmt: skip
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two clips a shard, in two buckets of little pictures."""
+    monkeypatch.setattr(dataset, "SHARD", 4)
+    buckets = (
+        Bucket(width=48, height=32, num_frames=9, share=0.5),
+        Bucket(width=32, height=32, num_frames=1, share=0.5),
+    )
+    monkeypatch.setattr(dataset, "BUCKETS", buckets)
+
+
+def shard_of(num_frames: int) -> int:
+    """The first shard of the bucket with clips of this length."""
+    return next(n for n in range(50) if dataset.shard_bucket(n).num_frames == num_frames)
+
+
+def test_buckets_are_sizes_that_the_model_knows() -> None:
+    assert sum(b.share for b in dataset.BUCKETS) == pytest.approx(1)
+    for bucket in dataset.BUCKETS:
+        assert bucket.width % 16 == bucket.height % 16 == 0 and bucket.num_frames % 4 == 1
+        assert 64 <= min(bucket.width, bucket.height) and max(bucket.width, bucket.height) <= 192
+    names = [dataset.shard_bucket(n).name for n in range(2000)]
+    for bucket in dataset.BUCKETS:
+        assert names.count(bucket.name) / 2000 == pytest.approx(bucket.share, abs=0.03)
+
+
+def test_a_shard_is_the_clips_of_its_scenes(small_shards: None, tmp_path: Path) -> None:
+    shard = shard_of(9)
+    dataset.render_shard(tmp_path, shard)
+    frames = np.load(dataset.clip_path(tmp_path, shard))
+    assert frames.shape == (4, 9, 32, 48, 3) and frames.dtype == np.uint8
+    scenes = dataset.shard_scenes(shard)
+    assert scenes == dataset.shard_scenes(shard) and len(scenes) == 4
+    assert np.array_equal(frames[2], render([scenes[2]])[0][0].numpy())
+    assert dataset.clip_shards(tmp_path) == [shard]
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_missing_shards_skip_what_is_there() -> None:
+    assert list(islice(dataset.missing_shards([0, 2, 3]), 3)) == [1, 4, 5]
+
+
+def test_the_program_renders_and_goes_on(
+    small_shards: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = str(torch.get_num_threads())
+    for shards, expected in (("1", [0]), ("2", [0, 1])):
+        arguments = ["dataset", str(tmp_path), "--shards", shards, "--threads", threads]
+        monkeypatch.setattr(sys, "argv", arguments)
+        dataset.main()
+        assert dataset.clip_shards(tmp_path) == expected
+
+
+def test_latents_are_those_of_the_clips(small_shards: None, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    vae = VAE(SMALL_VAE).eval()
+    shard = shard_of(9)
+    dataset.render_shard(tmp_path, shard)
+    dataset.encode_shard(tmp_path, shard, vae, tmp_path / "latents", torch.device("cpu"), batch=2)
+    clips = dataset.load_latents(tmp_path / "latents", shard)
+    assert dataset.latent_shards(tmp_path / "latents") == [shard]
+
+    frames = torch.from_numpy(np.load(dataset.clip_path(tmp_path, shard)))
+    straight = dataset.shard_scenes(shard)
+    scale_t = vae.config.scale_factors[0]
+    assert clips.latents.shape[:2] == (4, 4) and clips.latents.dtype == torch.float16
+    for number, scene in enumerate(clips.scenes):
+        mirrored = scene != straight[number]
+        assert scene == (mirror(straight[number]) if mirrored else straight[number])
+        clip = frames[number].flip(2) if mirrored else frames[number]
+        latents = vae.encode(dataset.to_video(clip)[None])[0]
+        # Encoded in bfloat16, kept in half precision.
+        assert (clips.latents[number].float() - latents).abs().mean() < 0.03
+        assert clips.latents.shape[2] == (9 - 1) // scale_t + 1
+
+
+def test_given_blocks_are_encoded_as_a_tail(small_shards: None, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = VAEConfig(
+        z_dim=4, encoder_dim=8, decoder_dim=8, dim_mult=(1, 1, 1), temporal_downsample=(True, True),
+        residual=True, patch_size=2, num_res_blocks=1, latents_mean=(0.0,) * 4,
+        latents_std=(1.0,) * 4,
+    )  # fmt: skip
+    vae, shard = VAE(config).eval(), shard_of(9)
+    dataset.render_shard(tmp_path, shard)
+    dataset.encode_shard(tmp_path, shard, vae, tmp_path / "latents", torch.device("cpu"))
+    clips = dataset.load_latents(tmp_path / "latents", shard)
+    frames = torch.from_numpy(np.load(dataset.clip_path(tmp_path, shard)))
+    straight = dataset.shard_scenes(shard)
+    for number in range(4):
+        start, length = int(clips.block_start[number]), int(clips.block_length[number])
+        assert 1 <= length <= dataset.MAX_GIVEN and start + length <= clips.latents.shape[2]
+        clip = (
+            frames[number].flip(2) if clips.scenes[number] != straight[number] else frames[number]
+        )
+        first = 4 * (start - 1) + 1
+        given = dataset.to_video(clip[first : first + 4 * length])[None]
+        with torch.no_grad():
+            expected = encode_given(vae.encode, given, "tail")[0]  # [C, length, H, W]
+        assert (clips.block[number, :, :length].float() - expected).abs().mean() < 0.03
+        assert not clips.block[number, :, length:].any()
+
+
+def test_pictures_have_no_block(small_shards: None, tmp_path: Path) -> None:
+    vae, shard = VAE(SMALL_VAE).eval(), shard_of(1)
+    dataset.render_shard(tmp_path, shard)
+    dataset.encode_shard(tmp_path, shard, vae, tmp_path / "latents", torch.device("cpu"))
+    clips = dataset.load_latents(tmp_path / "latents", shard)
+    assert clips.latents.shape[2] == 1 and not clips.block_length.any()
