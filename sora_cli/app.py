@@ -200,7 +200,6 @@ def _make(
     from sora_cli.runtime.device import choose_device
 
     plan = choose_device(request.device, request.dtype)
-    observer(Event(phase="note", message=f"{plan.device_name}, {plan.dtype_name}: {plan.reason}"))
     store.verify(installed)
     expansion = _expand_for(settings, installed, clock)
     work = _Work(installed=installed, plan=plan, settings=settings, expansion=expansion)
@@ -261,18 +260,32 @@ def _stdout() -> Any:
 def _expand_for(settings: Settings, installed: Installed, clock: _Clock) -> Expansion:
     if settings.expand:
         clock(Event(phase="expand"))
-    expansion = _expand(settings.prompt, installed, settings.seed, enabled=settings.expand)
+    expansion = _expand(
+        settings.prompt,
+        installed,
+        settings.seed,
+        enabled=settings.expand,
+        picture=settings.num_frames == 1,
+    )
     for note in expansion.notes:
         clock(Event(phase="note", message=note))
     return expansion
 
 
-def _expand(prompt: str, installed: Installed, seed: int, *, enabled: bool) -> Expansion:
+def _expand(
+    prompt: str, installed: Installed, seed: int, *, enabled: bool, picture: bool = False
+) -> Expansion:
     from sora_cli.pipeline.expand import expand as long_form
     from sora_cli.runtime.paths import cache_dir
 
     return long_form(
-        prompt, folder=installed.language_model, seed=seed, cache_dir=cache_dir(), enabled=enabled
+        prompt,
+        folder=installed.language_model,
+        seed=seed,
+        cache_dir=cache_dir(),
+        enabled=enabled,
+        picture=picture,
+        model=installed.spec.name,
     )
 
 
@@ -290,6 +303,7 @@ def _recipe(work: _Work, seed: int, clock: _Clock) -> dict[str, Any]:
         "expanded_prompt": expanded,
         "device": work.plan.device_name,
         "dtype": work.plan.dtype_name,
+        "device_reason": work.plan.reason,
         "weights": identity(work.installed),
         "version": version("sora-cli"),
         "timings": clock.timings(),

@@ -265,7 +265,7 @@ def test_weights_list_and_path(capsys: Capture) -> None:
     models: list[dict[str, Any]] = json.loads(capsys.readouterr().out)["models"]
     assert models[2]["size"] == [1280, 704]
     assert main(["weights", "path", "wan2.2-ti2v-5b"]) == ExitCode.WEIGHTS
-    assert "hint: loaded from a diffusers folder" in capsys.readouterr().err
+    assert "loaded from a diffusers folder with -m FOLDER" in capsys.readouterr().err
     assert main(["weights", "path", "tiny"]) == 0
     assert Path(capsys.readouterr().out.strip(), "model_index.json").is_file()
 

@@ -13,18 +13,23 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tokenizers import processors
 from torch import Tensor
 
-from sora_cli.errors import WeightsError
 from sora_cli.eval import __main__ as program
-from sora_cli.eval import clips, lessons, report, rows
-from sora_cli.eval.judge import CELL, FRAMES, Judge, Reading, looked_at, prepare, read
+from sora_cli.eval import clips, report, rows
+from sora_cli.eval.judge import Judge, Reading, looked_at
 from sora_cli.eval.sheet import contact_sheet
-from sora_cli.eval.truth import CLASSES, SLOTS, UNKNOWN, Prompt, labels, paths, prompts, render_all
+from sora_cli.eval.truth import CLASSES, Prompt, paths, prompts, render_all
+from sora_cli.models.dit import DiT, DiTConfig
 from sora_cli.models.specs import TINY
+from sora_cli.models.text_encoder import TextEncoder, TextEncoderConfig
+from sora_cli.models.vae import VAE, VAEConfig
+from sora_cli.train import export, tokenizer
 from sora_cli.train.captions import attributes
-from sora_cli.train.dataset import Bucket, to_video
+from sora_cli.train.dataset import to_video
 
+SPECIALS = ["<pad>", "</s>", "<unk>"]
 SMALL = {"width": 64, "height": 48, "num_frames": 9}
 
 
@@ -41,90 +46,6 @@ def perfect(prompt: Prompt) -> Reading:
     for name in ("kind", "color", "motion"):
         values.setdefault(f"{name}1", CLASSES[name][0])
     return Reading(values, places)
-
-
-# ---------------------------------------------------------------------- judge
-
-
-def test_prompts_are_the_same_for_ever_and_levels_share_scenes() -> None:
-    assert asked(5) == asked(5)
-    dense, short = asked(20), asked(20, "short")
-    assert [p.scene for p in dense] == [p.scene for p in short]
-    assert all(len(s.caption.text) < len(d.caption.text) for d, s in zip(dense, short, strict=True))
-
-
-def test_labels_hide_what_a_picture_cannot_show() -> None:
-    scene = next(p.scene for p in asked(50) if len(p.scene.things) == 1)
-    row = labels(scene)
-    assert row["kind"] == [CLASSES["kind"].index(scene.things[0].kind), UNKNOWN]
-    assert row["camera"] == [CLASSES["camera"].index(scene.camera)]
-    picture = labels(replace(scene, num_frames=1))
-    assert picture["camera"] == [UNKNOWN] and picture["motion"] == [UNKNOWN, UNKNOWN]
-
-
-@pytest.mark.parametrize("shape", [(25, 96, 160), (1, 96, 96), (33, 160, 64)])
-def test_the_judge_reads_any_size_and_length(shape: tuple[int, int, int]) -> None:
-    judge = Judge().eval()
-    frames = torch.randint(0, 255, (1, *shape, 3), dtype=torch.uint8)
-    video = prepare(frames)
-    assert video.shape[:3] == (1, FRAMES, 3)
-    assert all(side % 16 == 0 for side in video.shape[3:])
-    assert 0.7 < video.shape[3] * video.shape[4] / (160 * 96) < 1.4
-    reading = read(judge, frames)[0]
-    assert set(reading.values) == {"kind0", "kind1", "color0", "color1", "motion0", "motion1",
-                                   "floor", "sky", "camera", "count"}  # fmt: skip
-    assert reading.places.shape == (FRAMES, SLOTS, 2) and reading.places.min() >= 0
-
-
-@pytest.fixture
-def small_lessons(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches of four small clips."""
-    monkeypatch.setattr(lessons, "BATCH", 4)
-    bucket = Bucket(width=64, height=48, num_frames=9, share=1.0)
-    monkeypatch.setattr(lessons, "BUCKETS", (bucket,))
-
-
-def test_softening_keeps_clips_recognisable(small_lessons: None) -> None:
-    torch.manual_seed(0)
-    batch = lessons.Lessons(None, 0).draw()
-    assert batch.video.shape[:3] == (4, FRAMES, 3)
-    soft = lessons.soften(batch.video)
-    assert soft.shape == batch.video.shape and soft.isfinite().all()
-    assert 0 < float((soft - batch.video).abs().mean()) < 0.15
-
-
-def test_the_judge_learns(small_lessons: None) -> None:
-    torch.manual_seed(0)
-    judge, batch = Judge(), lessons.Lessons(None, 0).draw()
-    shape = (batch.video.shape[3] // CELL, batch.video.shape[4] // CELL)
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3)
-    values = []
-    for _ in range(8):
-        loss, _ = lessons.judge_loss(judge(batch.video), batch, shape)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        values.append(float(loss.detach()))
-    assert values[-1] < 0.8 * values[0]
-
-
-def test_a_judge_is_kept_resumed_and_refused_when_the_world_changed(
-    small_lessons: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said: list[str] = []
-    path = tmp_path / "judge.pt"
-    options = {"minutes": 0.01, "pool": None, "say": said.append}
-    first = lessons.obtain_judge(path, **options)
-    again = lessons.obtain_judge(path, **options)
-    assert len(said) == 1, "trained once"
-    video = prepare(torch.zeros(1, 9, 48, 64, 3, dtype=torch.uint8))
-    with torch.no_grad():
-        assert torch.equal(first(video).logits["kind"], again(video).logits["kind"])
-    state = lessons.load_checkpoint(path)
-    assert state is not None and state["finished"] and state["run"]["steps"] >= 1
-    monkeypatch.setattr(lessons, "source_key", lambda: "another world")
-    with pytest.raises(WeightsError, match="another version"):
-        lessons.obtain_judge(path, **options)
 
 
 # ---------------------------------------------------------------------- measures
@@ -260,6 +181,59 @@ def test_true_clips_get_the_floor_in_every_row(
     assert {p.name for p in place.work.glob("*.png")} == {
         "compression-final.png", "dense-final.png", "short-final.png", "animate-final.png",
     }  # fmt: skip
+
+
+# ---------------------------------------------------------------------- whole runs
+
+
+@pytest.fixture
+def small_model(tmp_path: Path) -> Path:
+    """A folder with untrained little networks of the embedded model's shape."""
+    torch.manual_seed(0)
+    run = tmp_path / "run"
+    pieces = tokenizer.build(["a red ball on the sand at night"], SPECIALS, 400, lowercase=True)
+    pieces.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    tokenizer.save(pieces, run / "tokenizer", pad_token="<pad>", eos_token="</s>")
+    text = TextEncoderConfig(
+        vocab_size=400, hidden_size=16, num_layers=1, num_heads=2, head_dim=8, ffn_dim=16
+    )
+    export.save_text_encoder(run / "text_encoder", TextEncoder(text))
+    config = DiTConfig(
+        num_layers=1, hidden_size=24, num_heads=2, ffn_dim=24, in_channels=4, out_channels=4,
+        text_dim=16, text_len=64, patch_size=(1, 1, 1),
+    )  # fmt: skip
+    export.save_dit(run / "transformer", DiT(config))
+    vae = VAEConfig(
+        z_dim=4, encoder_dim=4, decoder_dim=4, dim_mult=(1, 1, 1), num_res_blocks=1,
+        temporal_downsample=(True, True), residual=True, patch_size=4, latents_mean=(0.0,) * 4,
+        latents_std=(1.0,) * 4,
+    )  # fmt: skip
+    export.save_vae(run / "vae", VAE(vae))
+    export.assemble(run, tmp_path / "model", shift=3.0)
+    return tmp_path / "model"
+
+
+def test_the_program_measures_a_model_from_its_folder(
+    small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(program, "obtain_judge", lambda *_, **__: Judge().eval())
+    words = ["--model", str(small_model), "--samples", "1", "--device", "cpu"]
+    words += ["--out", str(tmp_path / "docs"), "--work", str(tmp_path / "work")]
+    assert program.main(words) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [str(tmp_path / "docs" / n) for n in ("tiny.json", "tiny.md")]
+    content = json.loads((tmp_path / "docs" / "tiny.json").read_text())
+    assert [(r["ability"], r["measure"]) for r in content["rows"]] == list(report.BARS)
+    assert content["weights"].startswith("sha256:")
+    assert len(list((tmp_path / "work").glob("*.safetensors"))) == 3, "dense, short, animate"
+    assert err.count("made 1/1 clips") == 3
+    assert str(tmp_path) not in (tmp_path / "docs" / "tiny.md").read_text()
+    # A second run makes nothing again.
+    assert program.main([*words, "--rows", "animate"]) == 0
+    assert "made" not in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------- report

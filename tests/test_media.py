@@ -117,6 +117,16 @@ def test_mp4_plays_everywhere(tmp_path: Path) -> None:
     assert 10 * np.log10(255**2 / error.mean()) > 35
 
 
+def test_gif_keeps_its_colours(tmp_path: Path) -> None:
+    flat = np.stack([np.full((16, 16, 3), c, np.uint8) for c in (0, 255, [200, 30, 90])])
+    save(tmp_path / "a.gif", flat)
+    assert np.abs(decode(tmp_path / "a.gif", 16, 16).astype(int) - flat).max() <= 4
+    frames = smooth(9, 48, 64)
+    save(tmp_path / "b.gif", frames)
+    error = (decode(tmp_path / "b.gif", 48, 64).astype(float) - frames) ** 2
+    assert 10 * np.log10(255**2 / error.mean()) > 26
+
+
 def test_odd_sides_repeat_their_edge(tmp_path: Path) -> None:
     frames = np.full((3, 31, 33, 3), 200, np.uint8)
     save(tmp_path / "a.mp4", frames, crf=4)

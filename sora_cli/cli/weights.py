@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sora_cli.cli import options
-from sora_cli.errors import WeightsError
 
 if TYPE_CHECKING:
     from sora_cli.weights.manifest import ManifestRow
@@ -53,13 +52,9 @@ def path(
     """Print the folder with a model's weights."""
     out = options.output_of(context)
     out.configure(as_json=as_json)
-    from sora_cli.weights.manifest import find
+    from sora_cli.weights.store import locate
 
-    row = find(name)
-    folder = row.folder()
-    if folder is None:
-        hint = row.note or "pip install --force-reinstall sora-cli"
-        raise WeightsError(f"the weights of {name} are not on this machine", hint=hint)
+    folder = locate(name).folder
     out.result(str(folder), {"name": name, "path": str(folder)})
 
 

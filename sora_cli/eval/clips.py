@@ -125,9 +125,9 @@ def _make_batch(studio: Studio, prompts: list[Prompt], picture: Tensor | None) -
 def _contexts(
     studio: Studio, settings: Settings, prompts: list[Prompt]
 ) -> tuple[Tensor, Tensor | None]:
-    model, place = studio.model, {"device": studio.device, "dtype": studio.dtype}
+    model = studio.model
     tokenizer = load.tokenizer(model.folder)
-    with load.text_encoder(model.folder, **place) as encoder:
+    with load.text_encoder(model.folder, device=studio.device, dtype=studio.dtype) as encoder:
         # One by one, as the pipeline does: padding would change the shorter prompts' last bits.
         texts = [p.caption.text for p in prompts]
         rows = [encode_text(tokenizer, encoder, [t], model.spec.text_len) for t in texts]

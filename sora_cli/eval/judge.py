@@ -118,7 +118,8 @@ class Judge(nn.Module):
         """[B, T, 3, H, W] in ±1, as `prepare` makes it → Opinion"""
         batch, steps = video.shape[:2]
         features = self.features(video)  # [B·T, C, h, w]
-        centres = cell_centres(*features.shape[2:], video.device)
+        height, width = features.shape[2:]
+        centres = cell_centres(height, width, video.device)
         middle = features.mean((2, 3), keepdim=True).expand_as(features)
         where = centres.to(features.dtype).expand(len(features), -1, -1, -1)
         attention = self.find(torch.cat((features, middle, where), 1)).flatten(2).float()

@@ -52,8 +52,9 @@ def source_key() -> str:
         assert module.__file__ is not None
         tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
         for node in ast.walk(tree):
-            documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-            if documented and ast.get_docstring(node) is not None:
+            if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                continue
+            if ast.get_docstring(node) is not None:
                 del node.body[0]
         digest.update(ast.dump(tree).encode())
     return digest.hexdigest()[:16]
@@ -116,9 +117,14 @@ class Lessons:
         return self._maybe_mirrored(frames, [self.scenes[shard][i] for i in chosen])
 
     def _rendered(self, bucket: Bucket) -> tuple[Tensor, list[Scene]]:
-        size = {"width": bucket.width, "height": bucket.height, "num_frames": bucket.num_frames}
         first, self.number = self.number, self.number + BATCH // 4
-        scenes = [draw_scene(LESSON_SEED, i, **size) for i in range(first, self.number)]
+        scenes = [
+            draw_scene(
+                LESSON_SEED, index, width=bucket.width, height=bucket.height,
+                num_frames=bucket.num_frames,
+            )
+            for index in range(first, self.number)
+        ]  # fmt: skip
         return self._maybe_mirrored(render(scenes, device=self.device)[0], scenes)
 
     def _maybe_mirrored(self, frames: Tensor, scenes: list[Scene]) -> tuple[Tensor, list[Scene]]:

@@ -157,9 +157,10 @@ def write(rows: list[Row], how: Circumstances, folder: Path) -> tuple[Path, Path
     try:
         folder.mkdir(parents=True, exist_ok=True)
         numbers, page = folder / "tiny.json", folder / "tiny.md"
-        content = {"weights": how.weights, "rows": merged(rows, how.weights, numbers)}
+        card = merged(rows, how.weights, numbers)
+        content = {"weights": how.weights, "rows": card}
         numbers.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        page.write_text(table(content["rows"], how), encoding="utf-8")
+        page.write_text(table(card, how), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write the report: {error}", hint="--out FOLDER") from error
     return numbers, page

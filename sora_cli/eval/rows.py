@@ -6,7 +6,7 @@ Shapes: B clips, T frames, H×W pixels; clips are uint8 [B, T, H, W, 3].
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ class Exam:
     judge: Judge
     samples: int
     split: str
+    kept: dict[str, Tensor] = field(default_factory=dict)  # ground truth, made when first needed
 
     def prompts(self, level: str) -> list[Prompt]:
         """The sitting's prompts at the model's own size and length."""
@@ -39,10 +40,20 @@ class Exam:
             num_frames=spec.num_frames,
         )  # fmt: skip
 
-    def truth(self, asked: list[Prompt]) -> tuple[Tensor, Tensor]:
-        """Ground-truth clips and the things' masks."""
-        self.studio.say(f"rendering {len(asked)} scenes\n")
-        return render_all([prompt.scene for prompt in asked], str(self.studio.device))
+    def truth(self) -> tuple[Tensor, Tensor]:
+        """Ground-truth clips of all the sitting's scenes, and the things' masks."""
+        if "frames" not in self.kept:
+            scenes = [prompt.scene for prompt in self.prompts("dense")]
+            self.studio.say(f"rendering {len(scenes)} scenes\n")
+            frames, masks = render_all(scenes, str(self.studio.device))
+            self.kept.update(frames=frames, masks=masks)
+        return self.kept["frames"], self.kept["masks"]
+
+    def truth_reconstructed(self) -> Tensor:
+        """The ground truth after the model's autoencoder."""
+        if "reconstructed" not in self.kept:
+            self.kept["reconstructed"] = self.reconstructed(self.truth()[0])
+        return self.kept["reconstructed"]
 
     def reconstructed(self, frames: Tensor) -> Tensor:
         """Clips after the model's autoencoder, fp32."""
@@ -143,8 +154,8 @@ def place_errors(readings: list[Reading], asked: list[Prompt]) -> float:
 def compression(exam: Exam) -> list[Row]:
     """What the autoencoder keeps of ground-truth clips."""
     asked = exam.prompts("dense")
-    frames, masks = exam.truth(asked)
-    ours = exam.reconstructed(frames)
+    frames, masks = exam.truth()
+    ours = exam.truth_reconstructed()
     exam.show(ours, asked, "compression")
     floor = place_errors(read(exam.judge, frames), asked)
     error = place_errors(read(exam.judge, ours), asked)
@@ -169,12 +180,11 @@ def prompt_fidelity(exam: Exam) -> list[Row]:
     asked = asked[: len(latents)]
     if not asked:
         return []
-    frames, _ = exam.truth(asked)
-    clips = exam.decoded(latents)
+    frames, clips = exam.truth()[0][: len(asked)], exam.decoded(latents)
     exam.show(clips, asked, "dense")
     value, floor, vae_floor = (
         percentages(scores(asked, read(exam.judge, video)))
-        for video in (clips, frames, exam.reconstructed(frames))
+        for video in (clips, frames, exam.truth_reconstructed()[: len(asked)])
     )
     rows = [
         Row(
@@ -211,7 +221,7 @@ def _short_prompts(exam: Exam, frames: Tensor) -> list[Row]:
 def animate(exam: Exam) -> list[Row]:
     """Clips that go on from the ground truth's first frame."""
     asked = exam.prompts("dense")
-    frames, _ = exam.truth(asked)
+    frames = exam.truth()[0]
     latents = make(exam.studio, asked, given=frames[:, 0])
     asked, frames = asked[: len(latents)], frames[: len(latents)]
     if not asked:

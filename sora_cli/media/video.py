@@ -29,6 +29,13 @@ _BT709 = (
     "setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709"
 )
 
+# The palette is chosen from colours rounded to steps of 8, 4 and 8: a fifth of the time of all
+# colours for 0.1 dB of PSNR. An ordered pattern, because diffused errors crawl in motion.
+_PALETTE = (
+    "split[a][b];[a]lutrgb=r=round(val/8)*8:g=round(val/4)*4:b=round(val/8)*8,palettegen[p];"
+    "[b][p]paletteuse=diff_mode=rectangle:dither=bayer:bayer_scale=4"
+)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Format:
@@ -71,7 +78,7 @@ FORMATS = {
         muxer="gif",
         encoder="gif",
         options=("-loop", "0"),
-        filters="split[a][b];[a]palettegen=stats_mode=diff[p];[b][p]paletteuse=diff_mode=rectangle",
+        filters=_PALETTE,
         live=False,
     ),
     ".webp": Format(

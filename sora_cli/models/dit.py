@@ -9,8 +9,9 @@ MLP, modulation, norms, head and the residual stream.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +21,8 @@ from sora_cli.models.layers import (
     CrossAttention,
     LayerNorm,
     SelfAttention,
+    call_fp32,
     compute_dtype,
-    linear_fp32,
     rope_table,
     timestep_embedding,
 )
@@ -123,7 +124,7 @@ class DiTBlock(nn.Module):
         Returns:
             `[B, L, D]`, float32.
         """
-        dtype = compute_dtype(x, self.ffn[0].weight)
+        dtype = compute_dtype(x, self.self_attn.q.weight)
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation.float() + time).unbind(2)
         update = self.self_attn(modulate(self.norm1(x), shift1, scale1).to(dtype), rope)
         x = add_gated(x, update, gate1)
@@ -145,7 +146,7 @@ class Head(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """`x` `[B, L, D]` and the time embedding `[B, G, D]` to `[B, L, pt·ph·pw·C]`."""
         shift, scale = (self.modulation.float() + time[:, :, None]).unbind(2)  # [B, G, D]
-        return linear_fp32(self.head, modulate(self.norm(x), shift, scale))
+        return call_fp32(self.head, modulate(self.norm(x), shift, scale))
 
 
 class DiT(nn.Module):
@@ -173,10 +174,12 @@ class DiT(nn.Module):
             context: text embeddings `[B, text_len, text_dim]`, zero-padded. Attention is unmasked
                 over all of text_len, as the published weights were trained.
         """
-        context = context.to(compute_dtype(context, self.text_embedding[0].weight))
+        context = context.to(compute_dtype(context, self.patch_embedding.weight))
         embedded = self.text_embedding(context)  # [B, text_len, D]
-        blocks = (block.cross_attn.keys_values(embedded) for block in self.blocks)
-        return ContextCache(keys_values=tuple(blocks))
+        blocks = cast("Iterable[DiTBlock]", self.blocks)
+        return ContextCache(
+            keys_values=tuple(block.cross_attn.keys_values(embedded) for block in blocks)
+        )
 
     def forward(self, latents: Tensor, timesteps: Tensor, context: Tensor | ContextCache) -> Tensor:
         """Predict velocity.
@@ -210,25 +213,22 @@ class DiT(nn.Module):
     def _embed_time(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         timesteps = timesteps if timesteps.ndim == 2 else timesteps[:, None]  # [B, G]
         with torch.autocast(timesteps.device.type, enabled=False):
-            first, act, second = self.time_embedding
             time = timestep_embedding(timesteps, self.config.freq_dim)
-            time = linear_fp32(second, act(linear_fp32(first, time)))  # [B, G, D]
-            projected = linear_fp32(self.time_projection[1], F.silu(time))
+            time = call_fp32(self.time_embedding, time)  # [B, G, D]
+            projected = call_fp32(self.time_projection, time)
         return time, projected.unflatten(-1, (6, -1))  # [B, G, 6, D]
 
     @torch.no_grad()
     def init_weights(self) -> None:
         """Initialise for training from scratch as Wan does; the first velocity is exactly 0."""
         for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1))
-        nn.init.zeros_(self.patch_embedding.bias)
-        embeddings = (self.text_embedding, self.time_embedding)
-        for layer in (layer for embedding in embeddings for layer in embedding):
+            if isinstance(module, nn.Linear | nn.Conv3d):
+                nn.init.xavier_uniform_(module.weight.flatten(1))
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, DiTBlock | Head):
+                nn.init.normal_(module.modulation, std=self.config.hidden_size**-0.5)
+        for layer in (*self.text_embedding, *self.time_embedding):
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=0.02)
-        for modulated in (*self.blocks, self.head):
-            nn.init.normal_(modulated.modulation, std=self.config.hidden_size**-0.5)
         nn.init.zeros_(self.head.head.weight)

@@ -12,6 +12,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 
 class RMSNorm(nn.Module):
@@ -48,10 +49,10 @@ class LayerNorm(nn.Module):
         return F.layer_norm(x.float(), x.shape[-1:], weight, bias, self.eps)
 
 
-def linear_fp32(layer: nn.Linear, x: Tensor) -> Tensor:
-    """Apply `layer` in fp32 even where its weights are bf16; call it with autocast disabled."""
-    bias = None if layer.bias is None else layer.bias.float()
-    return F.linear(x.float(), layer.weight.float(), bias)
+def call_fp32(module: nn.Module, x: Tensor) -> Tensor:
+    """Apply `module` in fp32 even where its weights are bf16; call it with autocast disabled."""
+    weights = {name: weight.float() for name, weight in module.named_parameters()}
+    return functional_call(module, weights, (x.float(),))
 
 
 def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:

@@ -166,19 +166,18 @@ class TextEncoder(nn.Module):
 
         The 1/√K that attention lacks is in the scale of the query projection.
         """
-        config = self.config
-        width, inner = config.hidden_size, config.num_heads * config.head_dim
+        width = self.config.hidden_size
         nn.init.normal_(self.token_embedding.weight)
-        nn.init.ones_(self.norm.weight)
-        for block in self.blocks:
-            nn.init.ones_(block.norm1.weight)
-            nn.init.ones_(block.norm2.weight)
-            nn.init.normal_(block.attn.q.weight, std=(width * config.head_dim) ** -0.5)
-            nn.init.normal_(block.attn.o.weight, std=inner**-0.5)
-            nn.init.normal_(block.ffn.fc2.weight, std=config.ffn_dim**-0.5)
-            nn.init.normal_(block.pos_embedding.embedding.weight, std=width**-0.5)
-            for layer in (block.attn.k, block.attn.v, block.ffn.gate[0], block.ffn.fc1):
-                nn.init.normal_(layer.weight, std=width**-0.5)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            elif isinstance(module, RMSNorm):
+                nn.init.ones_(module.weight)
+            elif isinstance(module, PositionBias):
+                nn.init.normal_(module.embedding.weight, std=width**-0.5)
+        for module in self.modules():
+            if isinstance(module, T5Attention):
+                nn.init.normal_(module.q.weight, std=(width * self.config.head_dim) ** -0.5)
 
 
 class Tokenizer:

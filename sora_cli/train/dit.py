@@ -1,7 +1,7 @@
 """Train the embedded model's diffusion transformer, together with its text encoder.
 
 `python -m sora_cli.train.dit LATENTS TOKENIZER OUT --minutes 70` trains on encoded clips, resumes
-from OUT/checkpoint.pt, and writes OUT/transformer/ and OUT/text_encoder/. Rectified flow: the
+from OUT/transformer-run/, and writes OUT/transformer/ and OUT/text_encoder/. Rectified flow: the
 network sees (1 - σ)·x0 + σ·noise and predicts noise - x0 (arXiv 2403.03206). B clips of one
 bucket a step; T latent frames.
 """
@@ -171,10 +171,10 @@ def train(arguments: argparse.Namespace) -> None:
     """The recipe, top to bottom."""
     torch.manual_seed(arguments.seed)
     device = torch.device(arguments.device)
-    run = Run(folder=arguments.out, minutes=arguments.minutes)
+    run = Run(folder=arguments.out / "transformer-run", minutes=arguments.minutes)
     model = Captioned().to(device)
     ema, optimizers = Ema(model), make_optimizers(model)
-    state = load_checkpoint(arguments.out / "checkpoint.pt")
+    state = load_checkpoint(run.folder / "checkpoint.pt")
     if state is not None:
         model.load_state_dict(state["model"])
         ema.shadow = {k: v.to(device) for k, v in state["ema"].items()}
@@ -211,19 +211,21 @@ def train(arguments: argparse.Namespace) -> None:
         )
         if run.elapsed - saved > 180:
             saved = run.elapsed
-            _save(arguments.out, run, model, ema, optimizers)
-    _save(arguments.out, run, model, ema, optimizers)
+            _save(run, model, ema, optimizers)
+    _save(run, model, ema, optimizers)
     model.load_state_dict(ema.state())
     save_dit(arguments.out / "transformer", model.dit)
     save_text_encoder(arguments.out / "text_encoder", model.text)
 
 
-def _save(
-    out: Path, run: Run, model: nn.Module, ema: Ema, optimizers: list[torch.optim.Optimizer]
-) -> None:
-    state = {"model": model.state_dict(), "ema": ema.state(), "run": run.state(),
-             "optimizers": [o.state_dict() for o in optimizers]}  # fmt: skip
-    save_checkpoint(out / "checkpoint.pt", state)
+def _save(run: Run, model: nn.Module, ema: Ema, optimizers: list[torch.optim.Optimizer]) -> None:
+    state = {
+        "model": model.state_dict(),
+        "ema": ema.state(),
+        "run": run.state(),
+        "optimizers": [o.state_dict() for o in optimizers],
+    }
+    save_checkpoint(run.folder / "checkpoint.pt", state)
 
 
 def main() -> None:

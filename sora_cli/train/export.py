@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
+import platform
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from torch import Tensor
 from sora_cli.models.dit import DiT
 from sora_cli.models.text_encoder import TextEncoder
 from sora_cli.models.vae import VAE
+from sora_cli.train.loop import commit, load_checkpoint
 from sora_cli.weights import keymaps
 from sora_cli.weights.keymaps_vae import rename_parameter, vae_config_to_diffusers, vae_original
 from sora_cli.weights.store import SUMS
@@ -94,9 +97,29 @@ def assemble(run: Path, target: Path, shift: float) -> None:
     (target / "scheduler" / "scheduler_config.json").write_text(
         json.dumps(scheduler, indent=2) + "\n"
     )
-    if (run / "provenance.json").is_file():
-        shutil.copy(run / "provenance.json", target)
+    text = json.dumps(provenance(run), indent=2) + "\n"
+    (target / "provenance.json").write_text(text)
     write_sums(target)
+
+
+def provenance(run: Path) -> dict[str, Any]:
+    """Where the weights come from: the code's commit, the machine, and each recipe's counters."""
+    rows: dict[str, Any] = {"commit": commit(), "machine": machine(), "runs": {}}
+    for folder in sorted(run.glob("*-run")):
+        state = load_checkpoint(folder / "checkpoint.pt")
+        if state is not None:
+            rows["runs"][folder.name.removesuffix("-run")] = state["run"]
+    return rows
+
+
+def machine() -> str:
+    """Processor, cores and torch of this machine, for figures that depend on them."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        rows = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        name = rows[0].partition(": ")[2] if rows else name
+    return f"{name}, {os.cpu_count()} cores, torch {torch.__version__}"
 
 
 def write_sums(target: Path) -> None:

@@ -1,7 +1,7 @@
 """Train the caption LLM: a terse prompt in, the dense caption that the DiT was trained on out.
 
 `python -m sora_cli.train.language_model OUT --minutes 12` trains a small causal LM from nothing on
-pairs drawn as they are needed (prompts.py), resumes from OUT/checkpoint-language_model.pt, and
+pairs drawn as they are needed (prompts.py), resumes from OUT/language_model-run/checkpoint.pt, and
 writes OUT/language_model/ as transformers' AutoModelForCausalLM and AutoTokenizer read it, with
 known_words.txt, the words it understands as they are meant. `--check N` then measures it.
 """
@@ -9,7 +9,6 @@ known_words.txt, the words it understands as they are meant. `--check N` then me
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,8 +100,8 @@ def loss_of(model: Any, input_ids: Tensor, targets: Tensor) -> Tensor:
 def train(arguments: argparse.Namespace) -> None:
     """The recipe, top to bottom."""
     device = torch.device(arguments.device)
-    folder, path = arguments.out / "language_model", arguments.out / "checkpoint-language_model.pt"
-    run = Run(folder=arguments.out, minutes=arguments.minutes)
+    run = Run(folder=arguments.out / "language_model-run", minutes=arguments.minutes)
+    path = run.folder / "checkpoint.pt"
     tokenizer = caption_tokenizer()
     model = build_model(arguments.seed).to(device)
     ema = Ema(model)
@@ -114,8 +113,8 @@ def train(arguments: argparse.Namespace) -> None:
         run.restore(state["run"])
 
     def checkpoint() -> None:
-        save_checkpoint(path, {"model": model.state_dict(), "ema": ema.state(),
-                               "optimizer": optimizer.state_dict(), "run": run.state()})  # fmt: skip
+        state = {"model": model.state_dict(), "ema": ema.state(), "run": run.state()}
+        save_checkpoint(path, state | {"optimizer": optimizer.state_dict()})
 
     saved = run.elapsed
     for input_ids, targets in batches(tokenizer, arguments.seed, run.samples):
@@ -137,6 +136,7 @@ def train(arguments: argparse.Namespace) -> None:
             checkpoint()
     checkpoint()
     model.load_state_dict(ema.state())
+    folder = arguments.out / "language_model"
     write(folder, model, tokenizer)
     if arguments.check:
         run.log(**check(folder, arguments.check))

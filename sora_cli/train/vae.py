@@ -1,7 +1,7 @@
 """Train the embedded model's video autoencoder on the procedural world.
 
 `python -m sora_cli.train.vae POOL OUT --minutes 40` trains on crops of the pool's clips, resumes
-from OUT/checkpoint.pt, and writes OUT/vae/ in the diffusers layout. `--decoder-only` goes on with
+from OUT/vae-run/, and writes OUT/vae/ in the diffusers layout. `--decoder-only` goes on with
 a frozen encoder, so that latents made with it stay valid.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sora_cli.models.vae import VAE, VAEConfig
 from sora_cli.train.dataset import clip_path, clip_shards, to_video
@@ -94,16 +94,16 @@ def train(arguments: argparse.Namespace) -> None:
     """The recipe, top to bottom."""
     torch.manual_seed(arguments.seed)
     device = torch.device(arguments.device)
-    run = Run(folder=arguments.out, minutes=arguments.minutes)
+    folder = arguments.out / ("vae_decoder-run" if arguments.decoder_only else "vae-run")
+    run = Run(folder=folder, minutes=arguments.minutes)
     vae = VAE(TINY_VAE)
     with torch.no_grad():  # start with little posterior noise
         vae.conv1.bias[TINY_VAE.z_dim :] = -4.0  # type: ignore[index]
     vae = vae.to(device).to_channels_last()
     ema = Ema(vae)
-    stage = "decoder" if arguments.decoder_only else "whole"
-    state = load_checkpoint(arguments.out / f"checkpoint-{stage}.pt")
+    state = load_checkpoint(folder / "checkpoint.pt")
     if state is None and arguments.decoder_only:
-        whole = load_checkpoint(arguments.out / "checkpoint-whole.pt")
+        whole = load_checkpoint(arguments.out / "vae-run" / "checkpoint.pt")
         assert whole is not None, "train the whole autoencoder first"
         vae.load_state_dict(whole["ema"])
         ema = Ema(vae)
@@ -143,19 +143,20 @@ def train(arguments: argparse.Namespace) -> None:
         run.count(count, loss=float(loss.detach()), psnr=psnr, norm=float(norm), rate=rate)
         if run.elapsed - saved > 120:
             saved = run.elapsed
-            _save(arguments, run, vae, ema, optimizers, stage)
-    _save(arguments, run, vae, ema, optimizers, stage)
+            _save(run, vae, ema, optimizers)
+    _save(run, vae, ema, optimizers)
     vae.load_state_dict(ema.state())
     save_vae(arguments.out / "vae", with_statistics(vae, crops))
 
 
-def _save(
-    arguments: argparse.Namespace, run: Run, vae: VAE, ema: Ema,
-    optimizers: list[torch.optim.Optimizer], stage: str,
-) -> None:  # fmt: skip
-    state = {"model": vae.state_dict(), "ema": ema.state(), "run": run.state(),
-             "optimizers": [o.state_dict() for o in optimizers]}  # fmt: skip
-    save_checkpoint(arguments.out / f"checkpoint-{stage}.pt", state)
+def _save(run: Run, vae: VAE, ema: Ema, optimizers: list[torch.optim.Optimizer]) -> None:
+    state = {
+        "model": vae.state_dict(),
+        "ema": ema.state(),
+        "run": run.state(),
+        "optimizers": [o.state_dict() for o in optimizers],
+    }
+    save_checkpoint(run.folder / "checkpoint.pt", state)
 
 
 @torch.no_grad()

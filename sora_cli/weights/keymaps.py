@@ -67,7 +67,7 @@ UMT5_HF: Rules = MappingProxyType(
 
 def inverse(rules: Rules) -> Rules:
     """The rules ours → foreign; of two foreign names for one module, the first."""
-    return MappingProxyType({ours: theirs for theirs, ours in reversed(rules.items())})
+    return MappingProxyType({ours: theirs for theirs, ours in reversed(list(rules.items()))})
 
 
 def rename(names: Iterable[str], rules: Rules) -> dict[str, str]:

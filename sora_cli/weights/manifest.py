@@ -84,9 +84,8 @@ def read_manifest(path: Path) -> tuple[ManifestRow, ...]:
         except tomllib.TOMLDecodeError as error:
             raise WeightsError(f"{path} is not valid TOML: {error}") from error
     if content.get("schema") != _SCHEMA:
-        raise WeightsError(
-            f"{path} has schema {content.get('schema')}, this program reads {_SCHEMA}"
-        )
+        found = content.get("schema")
+        raise WeightsError(f"{path} has schema {found}, this program reads {_SCHEMA}")
     return tuple(_row(table, path) for table in content["model"])
 
 

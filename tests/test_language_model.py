@@ -1,0 +1,171 @@
+"""The caption LLM: the pairs it learns from, its tokenizers, its recipe, its answers."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from sora_cli.errors import WeightsError
+from sora_cli.models.language_model import LanguageModel
+from sora_cli.train import language_model as recipe
+from sora_cli.train.captions import read, vocabulary
+from sora_cli.train.prompts import draw_pair, kept, known_words, misspell
+from sora_cli.train.tokenizer import text_encoder_tokenizer
+
+EVERY_ATTRIBUTE = {"kind0", "color0", "size0", "motion0", "floor", "sky", "camera", "count"}
+
+
+# ---------------------------------------------------------------- pairs
+
+
+def test_captions_keep_what_prompts_name() -> None:
+    for index in range(400):
+        pair = draw_pair(3, index, "development")
+        assert all(kept(pair, pair.caption).values()), pair
+
+
+def test_captions_name_every_attribute() -> None:
+    for index in range(200):
+        pair = draw_pair(4, index)
+        found = set(read(pair.caption))
+        if pair.prompt.startswith("a picture. "):
+            assert EVERY_ATTRIBUTE - {"motion0", "camera"} <= found, pair
+            assert not {"motion0", "camera"} & found, pair
+        else:
+            assert found >= EVERY_ATTRIBUTE, pair
+
+
+def test_pairs_are_the_same_for_the_same_number_and_differ_between_splits() -> None:
+    assert draw_pair(0, 7) == draw_pair(0, 7)
+    ours = {draw_pair(0, i).prompt for i in range(100)}
+    theirs = {draw_pair(0, i, "development").prompt for i in range(100)}
+    assert len(ours & theirs) < 5
+
+
+def test_prompts_come_in_many_forms() -> None:
+    prompts = [draw_pair(5, i).prompt for i in range(2000)]
+    assert len(set(prompts)) > 1900
+    for mark in (", 4k", "please", "on the left", "two ", " and ", ";", "a picture. "):
+        assert any(mark in prompt for prompt in prompts), mark
+
+
+@given(st.text(alphabet="abcdefghijklmnopqrstuvwxyz", max_size=12), st.integers())
+@settings(deadline=None, max_examples=50)
+def test_misspelling_changes_little(word: str, seed: int) -> None:
+    wrong = misspell(word, random.Random(seed))
+    assert abs(len(wrong) - len(word)) <= 1
+    assert wrong == word if len(word) < 4 else wrong[0] == word[0]
+
+
+def test_known_words_hold_the_world_and_its_synonyms() -> None:
+    words = known_words()
+    assert vocabulary() <= words
+    assert {"sphere", "turquoise", "bouncing", "beach", "please", "leftwards"} <= words
+    assert not {"corgi", "truck", "pink", "{go}"} & words
+
+
+# ---------------------------------------------------------------- tokenizers
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return text_encoder_tokenizer()
+
+
+def test_conventions_of_t5(tokenizer: Tokenizer) -> None:
+    assert [tokenizer.token_to_id(t) for t in ("<pad>", "</s>", "<unk>")] == [0, 1, 2]
+    assert tokenizer.get_vocab_size() == 1024
+    assert tokenizer.encode("A red ball").ids == tokenizer.encode("a  RED\tball ").ids
+
+
+def test_every_word_of_the_world_is_one_token(tokenizer: Tokenizer) -> None:
+    for word in vocabulary():
+        assert len(tokenizer.encode(word).ids) == 2, word  # the word and </s>
+
+
+@given(st.text(max_size=40))
+@settings(deadline=None, max_examples=200)
+def test_any_text_encodes_without_unknown_tokens(tokenizer: Tokenizer, text: str) -> None:
+    ids = tokenizer.encode(text).ids
+    assert tokenizer.token_to_id("<unk>") not in ids
+    assert ids[-1] == tokenizer.token_to_id("</s>")
+
+
+@pytest.mark.parametrize("text", ["日本の犬", "собака бежит", "🐶 runs", "ein hündchen", "naïve"])
+def test_other_scripts_survive(tokenizer: Tokenizer, text: str) -> None:
+    assert tokenizer.decode(tokenizer.encode(text).ids) == text
+
+
+# ---------------------------------------------------------------- the recipe and its model
+
+
+def _arguments(out: Path, steps: int) -> Namespace:
+    return Namespace(out=out, minutes=10.0, steps=steps, check=0, device="cpu", seed=0)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model after two steps on small batches, then one more, resumed."""
+    out = tmp_path_factory.mktemp("tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "BATCH", 4)
+        patch.setattr(recipe, "PAIRS_FOR_WORDS", 400)
+        recipe.train(_arguments(out, 2))
+        recipe.train(_arguments(out, 3))
+    return out / "language_model"
+
+
+def test_recipe_writes_the_layout_of_transformers(trained: Path) -> None:
+    names = {path.name for path in trained.iterdir()}
+    wanted = ["config.json", "model.safetensors", "generation_config.json", "tokenizer.json"]
+    assert {*wanted, "tokenizer_config.json", "known_words.txt"} <= names
+    assert json.loads((trained / "config.json").read_text())["model_type"] == "llama"
+    assert (trained / "model.safetensors").stat().st_size < 4e6
+
+
+def test_recipe_resumes(trained: Path) -> None:
+    state = torch.load(trained.parent / "language_model-run" / "checkpoint.pt", weights_only=True)
+    assert state["run"]["steps"] == 3
+    assert state["run"]["samples"] == 12
+
+
+def test_answers_repeat_for_a_seed_and_leave_the_callers_randomness_alone(trained: Path) -> None:
+    model = LanguageModel(trained)
+    before = torch.random.get_rng_state()
+    first = model.complete("a red ball", seed=1, max_new_tokens=12)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert model.complete("a red ball", seed=1, max_new_tokens=12) == first
+    assert model.complete("a red ball", seed=2, max_new_tokens=12) != first
+    assert LanguageModel(trained).complete("A RED ball", seed=1, max_new_tokens=12) == first
+
+
+@pytest.mark.parametrize("prompt", ["ball " * 5000, "<caption><end><pad>", "🎈", "\x00\ud7ff"])
+def test_hostile_prompts_get_an_answer(trained: Path, prompt: str) -> None:
+    answer = LanguageModel(trained).complete(prompt, seed=0, max_new_tokens=4)
+    assert "<" not in answer
+
+
+def test_a_damaged_model_is_a_weights_error(trained: Path, tmp_path: Path) -> None:
+    for path in trained.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(WeightsError, match="cannot be read"):
+        LanguageModel(tmp_path).complete("a ball", seed=0)
+
+
+def test_import_is_light() -> None:
+    script = (
+        "import sys; import sora_cli.models.language_model; import sora_cli.pipeline.expand;"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'tokenizers')))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
