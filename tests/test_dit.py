@@ -12,7 +12,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sora_cli.models import layers
@@ -264,7 +264,8 @@ def test_configs_survive_the_round_trip(config: DiTConfig) -> None:
 
 
 def test_a_published_config_has_512_text_tokens() -> None:
-    theirs = dict(WanTransformer3DModel.from_config(dit_config_to_diffusers(PATCHED)).config)
+    theirs = dit_config_to_diffusers(PATCHED)
+    del theirs["text_len"]  # diffusers has no such key
     assert dit_config_from_diffusers(theirs) == replace(PATCHED, text_len=512)
 
 
@@ -277,8 +278,9 @@ def test_diffusers_loads_what_we_save(tmp_path: Path) -> None:
     save_file(
         {names[k]: v for k, v in state.items()}, tmp_path / "diffusion_pytorch_model.safetensors"
     )
-    loaded, report = WanTransformer3DModel.from_pretrained(tmp_path, output_loading_info=True)
-    assert not report["missing_keys"] and not report["unexpected_keys"]
+    # from_pretrained, step by step: in one call it wants accelerate installed.
+    loaded = WanTransformer3DModel.from_config(WanTransformer3DModel.load_config(tmp_path))
+    loaded.load_state_dict(load_file(tmp_path / "diffusion_pytorch_model.safetensors"), strict=True)
     loaded.eval().condition_embedder.timesteps_proj = ExactTimesteps()
     latents, context = inputs(PLAIN)
     (expected,) = loaded(latents, per_token(PER_FRAME, PLAIN), context, return_dict=False)

@@ -44,10 +44,12 @@ TEXTS = ["a red ball bounces twice.", "", "ball", "red zebra", "a " * 12]
 def randomise(model: nn.Module) -> None:
     """New values everywhere: parameters that start as ones would hide mistakes."""
     generator = torch.Generator().manual_seed(3)
-    for _, parameter in sorted(model.named_parameters()):
+    for name, parameter in sorted(model.named_parameters()):
         values = torch.randn(parameter.shape, generator=generator)
         matrix = parameter.ndim > 1
         parameter.data = values * parameter.shape[-1] ** -0.5 if matrix else 1 + 0.3 * values
+        if name.endswith("q.weight"):  # T5 keeps the 1/√K that attention lacks in this scale
+            parameter.data *= CONFIG.head_dim**-0.5
 
 
 def pair() -> tuple[UMT5EncoderModel, TextEncoder]:

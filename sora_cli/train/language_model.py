@@ -50,6 +50,13 @@ def caption_tokenizer() -> Tokenizer:
     return tokenizer
 
 
+def _tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer that this run began with: an embedding means nothing without it."""
+    if not path.exists():
+        caption_tokenizer().save(str(path))
+    return Tokenizer.from_file(str(path))
+
+
 def build_model(seed: int) -> Any:
     """1.2 M parameters: 5 layers, 128 wide, of transformers' Llama class."""
     from transformers import AutoModelForCausalLM, LlamaConfig
@@ -102,8 +109,10 @@ def train(arguments: argparse.Namespace) -> None:
     device = torch.device(arguments.device)
     run = Run(folder=arguments.out / "language_model-run", minutes=arguments.minutes)
     path = run.folder / "checkpoint.pt"
-    tokenizer = caption_tokenizer()
+    tokenizer = _tokenizer(run.folder / "tokenizer.json")
     model = build_model(arguments.seed).to(device)
+    if device.type == "cpu":  # fused attention's backward pass is slow there on short rows
+        model.set_attn_implementation("eager")
     ema = Ema(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.05)
     if state := load_checkpoint(path):
