@@ -10,20 +10,22 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from sora_cli.errors import UsageError
+from sora_cli.errors import OutputError, UsageError
 from sora_cli.pipeline.events import Event, Observer, ignore
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from sora_cli.models.specs import ModelSpec
     from sora_cli.pipeline.expand import Expansion
     from sora_cli.pipeline.request import Request, Settings
     from sora_cli.runtime.device import DevicePlan
     from sora_cli.weights.store import Installed
 
-Target = Path | Literal["-"] | None
+# A folder of frames is a str that ends in a slash, which Path would drop; "-" is stdout.
+Target = str | Path | None
 SCHEMA = 1
 
 
@@ -31,7 +33,7 @@ SCHEMA = 1
 class Result:
     """What was made: where it lies (None for a dry run) and the recipe it carries."""
 
-    path: Path | Literal["-"] | None
+    path: str | Path | None
     recipe: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
@@ -94,7 +96,9 @@ def generate(
             recipe=recipe, crf=crf, force=force,
         )  # fmt: skip
 
-    media = _Media(suffix=".mp4", check=video.check_output, write=write)
+    media = _Media(
+        suffix=".mp4", check=video.check_output, check_stream=video.check_stream, write=write
+    )
     return _make(request, media, output, num_videos, force, dry_run, observer)
 
 
@@ -136,7 +140,9 @@ def image(
         picture.write(path, next(iter(made))[0], recipe=recipe, force=force)
 
     request = replace(request, num_frames=1, duration=None)
-    media = _Media(suffix=".png", check=picture.check_output, write=write)
+    media = _Media(
+        suffix=".png", check=picture.check_output, check_stream=lambda: ".png", write=write
+    )
     return _make(request, media, output, num_images, force, dry_run, observer)
 
 
@@ -169,6 +175,7 @@ class _Media:
 
     suffix: str
     check: Callable[..., str]
+    check_stream: Callable[[], str]
     write: Callable[..., None]
 
 
@@ -181,17 +188,13 @@ def _make(
     from sora_cli.weights import store
 
     clock = _Clock(observer)
-    clock(Event(phase="load"))
     installed = store.locate(request.model or "tiny")
     settings, notes = resolve(request, installed.spec)
     for note in notes:
         observer(Event(phase="note", message=note))
     seeds = tuple(settings.seed + i for i in range(count))
-    targets = [_target(output, settings, seed, media, count) for seed in seeds]
-    for target in targets:
-        if isinstance(target, Path):
-            media.check(target, force=force)
-    first_frame = _first_frame(request, settings)
+    targets = _targets(output, settings, seeds, media, force)
+    first_frame = _first_frame(request, settings, installed.spec)
     if request.seed is None and not dry_run:
         observer(Event(phase="note", message=f"seed {settings.seed}"))
     if dry_run:
@@ -199,14 +202,18 @@ def _make(
         return
     from sora_cli.runtime.device import choose_device
 
+    clock(Event(phase="load"))
     plan = choose_device(request.device, request.dtype)
     store.verify(installed)
     expansion = _expand_for(settings, installed, clock)
     work = _Work(installed=installed, plan=plan, settings=settings, expansion=expansion)
     for made, target in zip(_run(work, seeds, first_frame, clock), targets, strict=True):
         recipe = _recipe(work, made.seed, clock)
-        media.write(target if target != "-" else _stdout(), made.frames, recipe, settings)
-        yield Result(path=target, recipe=recipe)
+        frames = _then_write(made.frames, clock)
+        media.write(target if target != "-" else _stdout(), frames, recipe, settings)
+        # What could not be known when the file's recipe was written: decoding and writing too.
+        yield Result(path=target, recipe={**recipe, **_measured(clock)})
+        clock.seconds.clear()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -222,30 +229,53 @@ def _run(
 ) -> Iterator[Any]:
     clock(Event(phase="load"))
     from sora_cli.pipeline.generate import Order, generate
+    from sora_cli.runtime.paths import cache_dir
 
     order = Order(
         settings=work.settings, spec=work.installed.spec, folder=work.installed.folder,
         device=work.plan.device, dtype=work.plan.dtype,
         prompt=work.expansion.expanded_prompt, seeds=seeds, first_frame=first_frame,
+        cache_dir=cache_dir(),
     )  # fmt: skip
     return generate(order, clock)
 
 
-def _target(output: Target, settings: Settings, seed: int, media: _Media, count: int) -> Target:
-    """Where the video of one seed goes; several go to numbered siblings of the name given."""
-    from sora_cli.media.output import default_path
+def _targets(
+    output: Target, settings: Settings, seeds: tuple[int, ...], media: _Media, force: bool
+) -> list[str | Path]:
+    """Where each seed's output goes, checked; several go to numbered siblings of the name given."""
+    from sora_cli.media.output import default_path, numbered
 
     if output == "-":
-        return output
+        if len(seeds) > 1:
+            raise UsageError(f"{len(seeds)} files do not fit on stdout", hint="-o clip.mp4")
+        _stdout()
+        media.check_stream()
+        return ["-"]
+    targets: list[str | Path]
     if output is None:
-        return default_path(settings.prompt, seed, media.suffix)
-    path = Path(output)
-    return path if count == 1 else path.with_name(f"{path.stem}-{seed}{path.suffix}")
+        targets = [default_path(settings.prompt, seed, media.suffix) for seed in seeds]
+    else:
+        targets = [output if len(seeds) == 1 else numbered(output, seed) for seed in seeds]
+    for target in targets:
+        media.check(target, force=force)
+    return targets
 
 
-def _first_frame(request: Request, settings: Settings) -> np.ndarray | None:
+def _then_write(frames: Iterator[np.ndarray], clock: _Clock) -> Iterator[np.ndarray]:
+    """The same frames; after the last one the encoder still has work to do."""
+    yield from frames
+    clock(Event(phase="write"))
+
+
+def _first_frame(request: Request, settings: Settings, spec: ModelSpec) -> np.ndarray | None:
     if request.image is None:
         return None
+    if spec.conditioning != "tokens":
+        raise UsageError(
+            f"{spec.name} cannot start from a picture",
+            hint="a model of the wan2.2-ti2v family can, and the embedded one: -m tiny",
+        )
     from sora_cli.media import image as picture
 
     return picture.fit(picture.read(request.image), settings.width, settings.height)
@@ -254,6 +284,8 @@ def _first_frame(request: Request, settings: Settings) -> np.ndarray | None:
 def _stdout() -> Any:
     import sys
 
+    if sys.stdout is None:
+        raise OutputError("standard output is closed", hint="to write a file: -o clip.mp4")
     return sys.stdout.buffer
 
 
@@ -293,7 +325,6 @@ def _recipe(work: _Work, seed: int, clock: _Clock) -> dict[str, Any]:
     """The recipe of one output, as docs/reference/recipe.schema.json describes it."""
     from importlib.metadata import version
 
-    from sora_cli.runtime.memory import peak_memory
     from sora_cli.weights.store import identity
 
     settings, expansion = work.settings, work.expansion
@@ -306,9 +337,14 @@ def _recipe(work: _Work, seed: int, clock: _Clock) -> dict[str, Any]:
         "device_reason": work.plan.reason,
         "weights": identity(work.installed),
         "version": version("sora-cli"),
-        "timings": clock.timings(),
-        "peak_memory": peak_memory(),
+        **_measured(clock),
     }
+
+
+def _measured(clock: _Clock) -> dict[str, Any]:
+    from sora_cli.runtime.memory import peak_memory
+
+    return {"timings": clock.timings(), "peak_memory": peak_memory()}
 
 
 def _numbers(settings: Settings) -> dict[str, Any]:

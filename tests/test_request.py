@@ -154,7 +154,7 @@ def test_a_size_too_large_is_refused() -> None:
 def test_a_size_beyond_training_is_noted() -> None:
     settings, notes = made(width=320, height=192)
     assert (settings.width, settings.height) == (320, 192)
-    assert len(notes) == 1 and "beyond the sizes tiny was trained on (sides 64 to 192)" in notes[0]
+    assert len(notes) == 1 and "beyond the sizes tiny was trained on (sides 64 to 160)" in notes[0]
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_the_frame_rate_changes_the_number_of_frames() -> None:
 def test_a_length_beyond_training_is_noted() -> None:
     settings, notes = made(num_frames=97)
     assert settings.num_frames == 97
-    assert len(notes) == 1 and "97 frames are beyond the 49 that tiny was trained on" in notes[0]
+    assert len(notes) == 1 and "97 frames are beyond the 33 that tiny was trained on" in notes[0]
 
 
 def test_a_length_beyond_one_canvas_is_refused() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -324,7 +324,7 @@ def doctor(
 
 
 def _show(
-    out: Output, results: Iterator[Result], target: Path | Literal["-"] | None, *, dry_run: bool
+    out: Output, results: Iterator[Result], target: str | Path | None, *, dry_run: bool
 ) -> None:
     """Print each result as soon as it is made."""
     for result in results:

@@ -33,6 +33,7 @@ def run() -> NoReturn:
         import warnings
 
         warnings.simplefilter("ignore")
+        sys.unraisablehook = _unraisable
     sys.exit(_flushed(main(sys.argv[1:])))
 
 
@@ -43,15 +44,17 @@ def main(argv: Sequence[str], *, output: Output | None = None) -> int:
         argv: the words after `sora`.
         output: where results and progress go; the process's streams when None.
     """
+    stop = _Stop()
     try:
-        with _sigterm_raises():
+        with stop.handlers():
             from sora_cli.cli.output import Output
 
             output = Output() if output is None else output
+            output.checkpoint = stop.check
             try:
                 return int(_invoke(argv, output))
             except BaseException as error:
-                return int(_report(error, output))
+                return int(_report(stop.cause_of(error), output))
             finally:
                 output.close()
     except KeyboardInterrupt:
@@ -139,21 +142,47 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return "can't allocate memory" in text or "out of memory" in text
 
 
-@contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Turn SIGTERM into `Terminated`, so that `finally` blocks remove what is half-written."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+class _Stop:
+    """SIGINT and SIGTERM as exceptions, so that `finally` blocks remove what is half-written.
 
-    def handler(signum: int, frame: object) -> None:
-        raise Terminated
+    One that comes while a library is being imported may be swallowed there or turn into another
+    error. So it is remembered, and raised again with the next news of the work.
+    """
 
-    before = signal.signal(signal.SIGTERM, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    def __init__(self) -> None:
+        self.arrived: type[BaseException] | None = None
+
+    def check(self) -> None:
+        """Raise what arrived."""
+        if self.arrived is not None:
+            raise self.arrived
+
+    def cause_of(self, error: BaseException) -> BaseException:
+        """What arrived, if anything did: the error is then its consequence."""
+        if self.arrived is None or isinstance(error, self.arrived):
+            return error
+        return self.arrived().with_traceback(error.__traceback__)
+
+    @contextmanager
+    def handlers(self) -> Iterator[None]:
+        """Handle both signals, except where the caller wants them ignored (nohup)."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, self._handle)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                if handler is not None:  # None: not one of Python's
+                    signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: object) -> None:
+        self.arrived = KeyboardInterrupt if number == signal.SIGINT else Terminated
+        raise self.arrived
 
 
 def _open_closed_streams() -> None:
@@ -163,6 +192,12 @@ def _open_closed_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
+
+
+def _unraisable(unraisable: Any) -> None:
+    """Pass over Ctrl-C inside a callback or a finaliser: `_Stop` remembers it."""
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt | Terminated):
+        sys.__unraisablehook__(unraisable)
 
 
 def _flushed(code: int) -> int:

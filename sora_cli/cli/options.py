@@ -5,6 +5,7 @@ Ranges are `pipeline.request`'s to check: it knows the model and says what would
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -93,10 +94,20 @@ Seed = Annotated[
     ),
 ]
 NumVideos = Annotated[
-    int, typer.Option("--num-videos", help="How many; video i uses seed + i.", min=1)
+    int,
+    typer.Option(
+        "--num-videos",
+        help="How many; video i uses seed + i, and the name given with -o gets its seed added.",
+        min=1,
+    ),
 ]
 NumImages = Annotated[
-    int, typer.Option("--num-images", help="How many; image i uses seed + i.", min=1)
+    int,
+    typer.Option(
+        "--num-images",
+        help="How many; image i uses seed + i, and the name given with -o gets its seed added.",
+        min=1,
+    ),
 ]
 Expand = Annotated[
     bool | None,
@@ -184,7 +195,7 @@ def model_of(model: str | None) -> str:
     return default_model() if model is None else model
 
 
-def target_of(output: str | None, out: Output, *, count: int) -> Path | Literal["-"] | None:
+def target_of(output: str | None, out: Output, *, count: int) -> str | Path | None:
     """`--output` as `sora_cli.app` takes it.
 
     Raises:
@@ -195,8 +206,9 @@ def target_of(output: str | None, out: Output, *, count: int) -> Path | Literal[
     if not output:
         raise UsageError("the output has no name", hint="-o clip.mp4")
     if output != "-":
-        # Path drops the slash of `frames/`; a folder of PNGs is known by having no suffix.
-        return Path(output).expanduser()
+        path = os.path.expanduser(output)
+        # Path would drop the slash of `frames/`, which says that a folder is wanted.
+        return path if path.endswith(("/", os.sep)) else Path(path)
     if out.as_json:
         raise UsageError("--json and -o - both want stdout", hint="-o clip.mp4 --json")
     if count > 1:

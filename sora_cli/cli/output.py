@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from sora_cli.errors import OutputError
@@ -31,6 +31,7 @@ class Output:
         self._json = False
         self._mode: ProgressMode = "auto"
         self._progress: Progress | None = None
+        self.checkpoint: Callable[[], None] = lambda: None  # called with every event; may raise
 
     def configure(
         self, *, quiet: bool = False, as_json: bool = False, progress: ProgressMode = "auto"
@@ -92,6 +93,7 @@ class Output:
 
     def observe(self, event: Event) -> None:
         """The `Observer` that commands hand to the pipeline."""
+        self.checkpoint()
         if self._quiet:
             return
         if event.message is not None:

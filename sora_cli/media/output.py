@@ -34,9 +34,7 @@ def suffix_of(path: str | Path, suffixes: tuple[str, ...]) -> str:
     one already. Raises UsageError when `suffixes` does not have it.
     """
     text = os.fspath(path)
-    separators = tuple(filter(None, (os.sep, os.altsep)))
-    folder = text.endswith(separators) or os.path.isdir(text)
-    suffix = FOLDER if folder else Path(text).suffix.lower()
+    suffix = FOLDER if is_folder(text) else Path(text).suffix.lower()
     if suffix in suffixes:
         return suffix
     known = ", ".join(filter(None, suffixes))
@@ -44,6 +42,22 @@ def suffix_of(path: str | Path, suffixes: tuple[str, ...]) -> str:
     what = f"the suffix {suffix} of {text} is unknown" if suffix else f"{text} has no suffix"
     better = Path(text).with_suffix(suffixes[0]) if Path(text).name else f"out{suffixes[0]}"
     raise UsageError(f"{what}; known are {known}", hint=f"try -o {better}")
+
+
+def is_folder(text: str) -> bool:
+    """Whether a path names a folder: it is one, or ends in a separator."""
+    separators = tuple(filter(None, (os.sep, os.altsep)))
+    return text.endswith(separators) or os.path.isdir(text)
+
+
+def numbered(path: str | Path, seed: int) -> str | Path:
+    """The name of one of several outputs: `clip.mp4` → `clip-7.mp4`, `frames/` → `frames-7/`."""
+    text, name = os.fspath(path), Path(path)
+    if name.name in ("", ".."):
+        raise UsageError(f"{text} is no name for several outputs", hint="-o clip.mp4")
+    if is_folder(text):
+        return f"{name.with_name(f'{name.name}-{seed}')}{os.sep}"
+    return name.with_name(f"{name.stem}-{seed}{name.suffix}")
 
 
 def check_output(path: str | Path, *, suffixes: tuple[str, ...], force: bool = False) -> str:

@@ -29,7 +29,8 @@ class LanguageModel:
     def complete(self, prompt: str, *, seed: int, max_new_tokens: int = MAX_NEW_TOKENS) -> str:
         """The model's answer to `prompt`, on one line; the same for the same seed.
 
-        A prompt too long for the model loses its end. Torch's global random state is left alone.
+        A prompt too long for the model loses its end, an answer that would not end its last
+        sentence: it may be empty. Torch's global random state is left alone.
 
         Raises:
             WeightsError: the folder does not hold a model that can be read.
@@ -50,7 +51,9 @@ class LanguageModel:
                 max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id,
             )  # [1, L]  # fmt: skip
         answer = output[0, inputs["input_ids"].shape[1] :]
-        return " ".join(tokenizer.decode(answer, skip_special_tokens=True).split())
+        text = " ".join(tokenizer.decode(answer, skip_special_tokens=True).split())
+        ended = len(answer) < max_new_tokens
+        return text if ended else text[: text.rfind(".") + 1]
 
     def _load(self) -> tuple[Any, Any]:
         if self._loaded is None:

@@ -189,6 +189,9 @@ class Tokenizer:
         Raises:
             WeightsError: it does not, or it has no `<pad>`.
         """
+        # A tokenizer saved after use keeps the padding and truncation of its last call.
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
         pad_id, end_id = tokenizer.token_to_id(PAD_TOKEN), tokenizer.token_to_id(END_TOKEN)
         if pad_id is None or tokenizer.encode("").ids[-1:] != [end_id]:
             raise WeightsError(

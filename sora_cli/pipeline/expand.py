@@ -7,10 +7,7 @@ seed and the language model, and transformers is imported only when a new one ha
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
-import os
 import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +16,7 @@ from typing import Literal
 
 from sora_cli.models.language_model import LanguageModel
 from sora_cli.pipeline.prompt import clean_text
+from sora_cli.pipeline.remember import Memory, weights_facts
 
 PICTURE = "a picture. "  # train/prompts.py's mark of a caption in which nothing moves
 MAX_REMEMBERED = 2000  # expansions, of about half a kilobyte each
@@ -65,8 +63,9 @@ def expand(
     if not enabled or folder is None or not text or is_dense(text, known):
         return untouched
     asked = PICTURE + text if picture else text
-    path = _remembered_path(cache_dir, asked, seed, folder)
-    if path and (remembered := _recall(path, asked)):
+    memory = Memory(folder=cache_dir / "expansions", suffix=".json", limit=MAX_REMEMBERED)
+    facts = _facts(asked, seed, folder)
+    if remembered := _recall(memory, facts):
         return Expansion(
             prompt=prompt, expanded_prompt=remembered, notes=notes, source="remembered"
         )
@@ -79,8 +78,9 @@ def expand(
     if not any(character.isalpha() for character in answer):
         failed = "the prompt was used as it is, because the language model had no answer"
         return Expansion(prompt=prompt, expanded_prompt=text, notes=(*notes, failed))
-    if path:
-        _remember(path, asked, answer)
+    if facts:
+        entry = {"prompt": asked, "expanded_prompt": answer}
+        memory.remember((json.dumps(entry, ensure_ascii=False) + "\n").encode(), *facts)
     return Expansion(prompt=prompt, expanded_prompt=answer, notes=notes, source="model")
 
 
@@ -177,56 +177,19 @@ def _known_bases(known: frozenset[str]) -> frozenset[str]:
 # ---------------------------------------------------------------------- remembering
 
 
-def _remembered_path(cache_dir: Path, asked: str, seed: int, folder: Path) -> Path | None:
-    """Where an expansion is kept; None when the language model itself cannot be read."""
+def _recall(memory: Memory, facts: tuple[object, ...] | None) -> str | None:
+    """A remembered expansion, or None; a damaged entry counts as none."""
+    content = memory.recall(*facts) if facts else None
     try:
-        identity = _identity(folder)
+        expanded = json.loads(content)["expanded_prompt"] if content else None
+    except (ValueError, KeyError, TypeError):
+        return None
+    return expanded if isinstance(expanded, str) else None
+
+
+def _facts(asked: str, seed: int, folder: Path) -> tuple[object, ...] | None:
+    """What an expansion follows from; None when the language model itself cannot be read."""
+    try:
+        return (asked, seed, weights_facts(folder))
     except OSError:
         return None
-    key = json.dumps([1, asked, seed, identity])
-    return cache_dir / "expansions" / (hashlib.sha256(key.encode()).hexdigest()[:40] + ".json")
-
-
-def _identity(folder: Path) -> list[list[object]]:
-    """What tells two sets of weights apart: small files by content, large ones by size and date."""
-    rows: list[list[object]] = []
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".jinja", ".txt"):
-            rows.append([path.name, hashlib.sha256(path.read_bytes()).hexdigest()])
-        elif path.suffix == ".safetensors":
-            facts = path.stat()
-            rows.append([path.name, facts.st_size, facts.st_mtime_ns])
-    return rows
-
-
-def _recall(path: Path, asked: str) -> str | None:
-    """A remembered expansion, or None; a damaged entry counts as none."""
-    try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
-        if entry["prompt"] != asked or not isinstance(entry["expanded_prompt"], str):
-            return None
-        return entry["expanded_prompt"] or None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _remember(path: Path, asked: str, answer: str) -> None:
-    """Keep an expansion and forget the oldest ones; a cache that cannot be written is no matter."""
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp")
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        entry = {"prompt": asked, "expanded_prompt": answer}
-        try:
-            temporary.write_text(json.dumps(entry, ensure_ascii=False) + "\n", encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _forget_oldest(path.parent)
-
-
-def _forget_oldest(folder: Path) -> None:
-    paths = list(folder.glob("*.json"))
-    if len(paths) > MAX_REMEMBERED:
-        paths.sort(key=lambda path: path.stat().st_mtime_ns)
-        for path in paths[: len(paths) - MAX_REMEMBERED * 9 // 10]:
-            path.unlink(missing_ok=True)

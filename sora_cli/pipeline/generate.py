@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sora_cli.errors import UsageError
 from sora_cli.models.dit import DiT
 from sora_cli.models.specs import ModelSpec
 from sora_cli.models.text_encoder import TextEncoder, Tokenizer
@@ -31,6 +30,7 @@ from sora_cli.pipeline.canvas import (
 )
 from sora_cli.pipeline.events import Event, Observer, ignore
 from sora_cli.pipeline.prompt import clean_text
+from sora_cli.pipeline.remember import Context, context_memory
 from sora_cli.pipeline.request import Settings
 from sora_cli.pipeline.sampler import Guidance, denoise, make_schedule
 from sora_cli.weights import load
@@ -46,6 +46,7 @@ class Order:
 
     prompt: as the text encoder gets it, after expansion. seeds: one video for each.
     first_frame: [H, W, 3] uint8 at the settings' size, or None.
+    cache_dir: where contexts are remembered; None remembers nothing.
     """
 
     settings: Settings
@@ -56,6 +57,7 @@ class Order:
     prompt: str
     seeds: tuple[int, ...]
     first_frame: np.ndarray | None = None
+    cache_dir: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +108,8 @@ def make_latents(
     Returns:
         normalised latents [B, C, T, H, W] fp32.
     """
+    observer = observer or ignore
+    observer(Event(phase="denoise", total=settings.num_inference_steps))
     schedule = make_schedule(
         settings.num_inference_steps,
         settings.shift,
@@ -119,7 +123,7 @@ def make_latents(
         schedule,
         sampler=settings.sampler,
         guidance=_guidance(dit, context, negative, noise, settings.guidance_scale),
-        observer=observer or ignore,
+        observer=observer,
     )
 
 
@@ -160,20 +164,40 @@ def _contexts(order: Order, observer: Observer) -> tuple[Tensor, Tensor | None]:
     prompts = [order.prompt]
     if order.settings.guidance_scale != 1:
         prompts.append(order.settings.negative_prompt)
+    text_len, cache = order.spec.text_len, order.cache_dir
+    memory = cache and context_memory(cache, order.folder, text_len, order.dtype, order.device)
+    contexts: dict[str, Context] = {}
+    for prompt in prompts:
+        if memory and (remembered := memory.recall(clean_text(prompt))):
+            contexts[prompt] = remembered
+    missing = [prompt for prompt in prompts if prompt not in contexts]
+    for prompt, context in zip(missing, _encode_prompts(order, missing), strict=True):
+        contexts[prompt] = context
+        if memory:
+            memory.remember(clean_text(prompt), context)
+    if contexts[order.prompt].tokens > text_len:
+        message = f"the prompt is longer than the {text_len} tokens the model reads"
+        observer(Event(phase="note", message=f"{message}; the rest is cut"))
+    rows = [contexts[prompt].rows for prompt in prompts]
+    padded = [F.pad(states, (0, 0, 0, text_len - len(states)))[None] for states in rows]
+    return padded[0], padded[1] if len(padded) > 1 else None  # [1, text_len, D]
+
+
+def _encode_prompts(order: Order, prompts: list[str]) -> list[Context]:
+    """What is not remembered; the text encoder is loaded only when there is any."""
+    if not prompts:
+        return []
+    text_len = order.spec.text_len
     tokenizer = load.tokenizer(order.folder)
-    _note_length(tokenizer, order, observer)
+    contexts = []
     with load.text_encoder(order.folder, device=order.device, dtype=order.dtype) as encoder:
         # One by one: a batch's padding would change the last bits of the shorter prompt.
-        rows = [encode_text(tokenizer, encoder, [p], order.spec.text_len) for p in prompts]
-    return rows[0], rows[1] if len(rows) > 1 else None
-
-
-def _note_length(tokenizer: Tokenizer, order: Order, observer: Observer) -> None:
-    limit = order.spec.text_len
-    _, mask = tokenizer.encode([clean_text(order.prompt)], limit + 1)
-    if int(mask.sum()) > limit:
-        message = f"the prompt is longer than the {limit} tokens the model reads; the rest is cut"
-        observer(Event(phase="note", message=message))
+        for prompt in prompts:
+            _, mask = tokenizer.encode([clean_text(prompt)], text_len + 1)
+            tokens = int(mask.sum())
+            rows = encode_text(tokenizer, encoder, [prompt], text_len)[0, :tokens]  # [L, D]
+            contexts.append(Context(rows=rows, tokens=tokens))
+    return contexts
 
 
 def _canvas(order: Order, observer: Observer) -> Canvas:
@@ -186,11 +210,7 @@ def _canvas(order: Order, observer: Observer) -> Canvas:
     )  # fmt: skip
     if order.first_frame is None:
         return Canvas.blank(shape)
-    if spec.conditioning != "tokens":
-        raise UsageError(
-            f"{spec.name} cannot start from a picture",
-            hint="a model of the wan2.2-ti2v family can, and the embedded one: -m tiny",
-        )
+    assert spec.conditioning == "tokens", f"{spec.name} cannot start from a picture"
     observer(Event(phase="encode"))
     video = torch.from_numpy(order.first_frame.copy()).float() / 127.5 - 1  # [H, W, 3]
     video = video.permute(2, 0, 1)[None, :, None].to(order.device)  # [1, 3, 1, H, W]
@@ -204,6 +224,7 @@ def _frames(vae: VAE, latents: Tensor, observer: Observer) -> Iterator[np.ndarra
     """Decoded frames, uint8 [t, H, W, 3], a latent frame at a time."""
     total = latents.shape[2]
     dtype = next(vae.parameters()).dtype
+    observer(Event(phase="decode", total=total))
     for step, chunk in enumerate(vae.decode_stream(latents.to(dtype)), start=1):
         frames = ((chunk[0].float() / 2 + 0.5) * 255).round().to(torch.uint8)  # [3, t, H, W]
         observer(Event(phase="decode", step=step, total=total))

@@ -83,7 +83,10 @@ def draw_pair(seed: int, index: int, split: str = "training") -> Pair:
     """Draw one pair, always the same for the same arguments."""
     rng = random.Random(f"prompt/{split}/{seed}/{index}")
     frames = 1 if rng.random() < 0.1 else 25
-    scene = draw_scene(seed, index, width=160, height=96, num_frames=frames, split=split)
+    things = 2 if rng.random() < 0.3 else None  # more often than the world: they are harder
+    scene = draw_scene(
+        seed, index, width=160, height=96, num_frames=frames, split=split, num_things=things
+    )
     style = rng.random()
     if style < 0.22:  # the DiT's own captions, in any wording
         caption = (short if style < 0.12 else dense)(scene, rng)
@@ -257,6 +260,8 @@ def _roughen(text: str, rng: random.Random) -> str:
         text = " ".join(w for w in text.split() if w not in ("a", "an", "the", "is", "it"))
     if rng.random() < 0.06:
         text = f"{text} {rng.choice(ASIDES)}"
+    if rng.random() < 0.01 and text:
+        text = " ".join([text] * rng.randint(2, 2 + 240 // len(text)))
     if rng.random() < 0.03:
         words = rng.choices(ORDINARY + STRANGERS, k=rng.randint(4, 50))
         at = rng.randint(0, len(words))

@@ -56,6 +56,8 @@ def vae_original(config: VAEConfig) -> Mapping[str, str]:
 def rename_parameter(name: str, modules: Mapping[str, str]) -> str:
     """Translate one parameter's name. Raises KeyError for a name outside the layout."""
     module, _, parameter = name.rpartition(".")
+    if module not in modules:
+        raise KeyError(f"{name} is not in this layout")
     return f"{modules[module]}.{parameter}"
 
 

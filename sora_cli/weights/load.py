@@ -10,7 +10,7 @@ import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,8 +21,9 @@ from sora_cli.models.dit import DiT
 from sora_cli.models.text_encoder import TextEncoder, Tokenizer
 from sora_cli.models.vae import VAE
 from sora_cli.weights import keymaps, keymaps_vae
-from sora_cli.weights.store import read_json
+from sora_cli.weights.store import read_json, say_config_error
 
+C = TypeVar("C")
 N = TypeVar("N", bound=nn.Module)
 
 
@@ -33,7 +34,7 @@ def dit(folder: Path, *, device: torch.device | str, dtype: torch.dtype) -> Iter
     Raises:
         WeightsError: files missing, damaged, or of another network than their config says.
     """
-    config = keymaps.dit_config_from_diffusers(read_json(folder / "transformer" / "config.json"))
+    config = _config(folder / "transformer" / "config.json", keymaps.dit_config_from_diffusers)
 
     def rename(names: list[str]) -> Mapping[str, str]:
         return keymaps.rename(names, keymaps.DIT_DIFFUSERS)
@@ -45,10 +46,10 @@ def dit(folder: Path, *, device: torch.device | str, dtype: torch.dtype) -> Iter
 @contextmanager
 def vae(folder: Path, *, device: torch.device | str, dtype: torch.dtype) -> Iterator[VAE]:
     """The video autoencoder of a diffusers folder; errors as `dit`."""
-    config = keymaps_vae.vae_config_from_diffusers(read_json(folder / "vae" / "config.json"))
-    table = keymaps_vae.vae_diffusers(config)
+    config = _config(folder / "vae" / "config.json", keymaps_vae.vae_config_from_diffusers)
 
     def rename(names: list[str]) -> Mapping[str, str]:
+        table = keymaps_vae.vae_diffusers(config)
         return {name: keymaps_vae.rename_parameter(name, table) for name in names}
 
     with _network(lambda: VAE(config), folder / "vae", rename, device, dtype) as network:
@@ -60,7 +61,7 @@ def text_encoder(
     folder: Path, *, device: torch.device | str, dtype: torch.dtype
 ) -> Iterator[TextEncoder]:
     """The umT5 text encoder of a diffusers folder; errors as `dit`."""
-    config = keymaps.text_encoder_config_from_hf(read_json(folder / "text_encoder" / "config.json"))
+    config = _config(folder / "text_encoder" / "config.json", keymaps.text_encoder_config_from_hf)
 
     def rename(names: list[str]) -> Mapping[str, str]:
         # transformers 5 saves the embedding once, under either of two tied names.
@@ -83,6 +84,17 @@ def tokenizer(folder: Path) -> Tokenizer:
         raise WeightsError(f"{folder / 'tokenizer'} cannot be read: {error}") from error
 
 
+def _config(path: Path, read: Callable[[dict[str, Any]], C]) -> C:
+    """What `read` makes of a JSON file; its complaints become a WeightsError."""
+    try:
+        return read(read_json(path))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise WeightsError(
+            f"{path} cannot be used: {say_config_error(error)}",
+            hint="download the whole folder again",
+        ) from error
+
+
 @contextmanager
 def _network(
     build: Callable[[], N],
@@ -91,20 +103,22 @@ def _network(
     device: torch.device | str,
     dtype: torch.dtype,
 ) -> Iterator[N]:
-    with torch.device("meta"):
-        network = build()
     foreign = _read(folder, device, dtype)
     try:
+        with torch.device("meta"):
+            network = build()
         names = rename(list(foreign))
         state = {ours: foreign[theirs] for theirs, ours in names.items()}
         del foreign
-        network.load_state_dict(state, strict=True, assign=True)
-    except (KeyError, RuntimeError) as error:
-        lines = " ".join(str(error).splitlines()[:3])[:300] or repr(error)
+        _compare({n: tuple(t.shape) for n, t in network.state_dict().items()}, state)
+    except (KeyError, TypeError, ValueError, IndexError, ArithmeticError, RuntimeError) as error:
+        # The builders' own complaints about numbers that make no network are among these.
+        reason = str(error.args[0] if error.args else error).splitlines()[0][:300]
         raise WeightsError(
-            f"the weights in {folder} are not those of its config.json: {lines}",
+            f"the weights in {folder} are not those of its config.json: {reason}",
             hint="download the whole folder again",
         ) from error
+    network.load_state_dict(state, strict=True, assign=True)
     del state
     left = [n for n, t in (*network.named_parameters(), *network.named_buffers()) if t.is_meta]
     assert not left, f"never loaded: {left}"
@@ -118,13 +132,27 @@ def _network(
             torch.cuda.empty_cache()
 
 
+def _compare(wanted: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor]) -> None:
+    """Raises ValueError with the first parameter that is missing, strange or of another shape."""
+    for name in (*wanted, *state):
+        if name not in state:
+            raise ValueError(f"{name} is missing")
+        if name not in wanted:
+            raise ValueError(f"{name} is one too many")
+        found = tuple(state[name].shape)
+        if found != wanted[name]:
+            sizes = ("×".join(map(str, shape)) for shape in (found, wanted[name]))
+            raise ValueError("{} is {}, the config says {}".format(name, *sizes))
+
+
 def _read(folder: Path, device: torch.device | str, dtype: torch.dtype) -> dict[str, Tensor]:
     """Every tensor of a folder's safetensors files, in the chosen dtype, on the device."""
     index = next(iter(sorted(folder.glob("*.safetensors.index.json"))), None)
     if index is None:
         files = sorted(folder.glob("*.safetensors"))
     else:
-        files = [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
+        shards = _config(index, lambda content: set(content["weight_map"].values()))
+        files = [folder / name for name in sorted(shards)]
     if not files:
         raise WeightsError(f"no safetensors in {folder}", hint="download the whole folder again")
     tensors: dict[str, Tensor] = {}
@@ -147,4 +175,4 @@ def _read(folder: Path, device: torch.device | str, dtype: torch.dtype) -> dict[
 
 def latent_channels(folder: Path) -> int:
     """Channels of the latents that a folder's autoencoder gives."""
-    return int(read_json(folder / "vae" / "config.json")["z_dim"])
+    return _config(folder / "vae" / "config.json", keymaps_vae.vae_config_from_diffusers).z_dim

@@ -9,16 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sora_cli.errors import UsageError, WeightsError
-from sora_cli.models.specs import FAMILIES, ModelSpec
+from sora_cli.models.specs import FAMILIES, ModelSpec, SamplerName
 from sora_cli.weights import manifest
 
 SUMS = "SHA256SUMS"  # as `sha256sum` writes it; the embedded model carries one
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+# diffusers' scheduler → our sampler; with any other, the family's own is the default.
+SAMPLERS: Mapping[str, SamplerName] = MappingProxyType(
+    {"UniPCMultistepScheduler": "unipc", "FlowMatchEulerDiscreteScheduler": "euler"}
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,14 +49,15 @@ def locate(model: str) -> Installed:
         WeightsError: a known model whose weights are not here.
     """
     folder = Path(model).expanduser()
-    if (folder / "model_index.json").is_file():
-        return _from_folder(folder)
-    if folder.exists():
-        what = "is a file" if folder.is_file() else "has no model_index.json"
-        raise UsageError(
-            f"{model} {what}; a model is a name or a folder in the diffusers layout",
-            hint="sora weights list shows the names",
-        )
+    if all(row.name != model for row in manifest.rows()):  # ./tiny is a folder, tiny a name
+        if (folder / "model_index.json").is_file():
+            return _from_folder(folder)
+        if folder.exists():
+            what = "is a file" if folder.is_file() else "has no model_index.json"
+            raise UsageError(
+                f"{model} {what}; a model is a name or a folder in the diffusers layout",
+                hint="sora weights list shows the names",
+            )
     row = manifest.find(model)
     where = row.folder()
     if where is None:
@@ -88,19 +95,48 @@ def _with_configs(spec: ModelSpec, folder: Path) -> ModelSpec:
     vae = read_json(folder / "vae" / "config.json")
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     try:
-        patch = vae.get("patch_size") or 1
-        space = patch * 2 ** (len(vae["dim_mult"]) - 1)
+        space = (vae.get("patch_size") or 1) * 2 ** (len(vae["dim_mult"]) - 1)
         time = 2 ** sum(vae["temperal_downsample"])
-        patch_size = transformer["patch_size"]
-    except (KeyError, TypeError) as error:
-        raise WeightsError(f"{folder}: a config.json lacks {error}") from error
+        multiple = space * transformer["patch_size"][1]
+        shift = float(scheduler.get("flow_shift") or scheduler.get("shift") or spec.shift)
+        if not 0 < shift < math.inf:
+            raise ValueError(f"the scheduler's shift is {shift}")
+        _check_widths(folder, transformer, vae)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise WeightsError(
+            f"a config.json in {folder} cannot be used: {say_config_error(error)}",
+            hint="download the whole folder again",
+        ) from error
     return replace(
         spec,
         vae_scale_factors=(time, space, space),
-        size_multiple=space * patch_size[1],
+        size_multiple=multiple,
         text_len=transformer.get("text_len", spec.text_len),
-        shift=float(scheduler.get("flow_shift") or scheduler.get("shift") or spec.shift),
+        shift=shift,
+        sampler=SAMPLERS.get(str(scheduler.get("_class_name")), spec.sampler),
     )
+
+
+def _check_widths(folder: Path, transformer: Mapping[str, Any], vae: Mapping[str, Any]) -> None:
+    """Refuse parts that cannot be of one model: what one gives is what the next takes."""
+    text_encoder = read_json(folder / "text_encoder" / "config.json")
+    out_channels = transformer.get("out_channels") or transformer["in_channels"]
+    for taken, given, what in (
+        (transformer["in_channels"], vae["z_dim"], "latent channels, vae/ gives"),
+        (out_channels, vae["z_dim"], "latent channels out, vae/ takes"),
+        (transformer["text_dim"], text_encoder["d_model"], "wide text, text_encoder/ gives"),
+    ):
+        if taken != given:
+            raise WeightsError(
+                f"the parts of {folder} are not of one model: transformer/ has {taken} {what} "
+                f"{given}",
+                hint="this version runs Wan text to video (and TI2V) folders, as published",
+            )
+
+
+def say_config_error(error: Exception) -> str:
+    """What a config lacks (KeyError) or has wrong, in a few words."""
+    return f"it lacks {error}" if isinstance(error, KeyError) else str(error)
 
 
 def read_json(path: Path) -> dict[str, Any]:
