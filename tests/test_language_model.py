@@ -142,11 +142,23 @@ def test_recipe_resumes(trained: Path) -> None:
 def test_answers_repeat_for_a_seed_and_leave_the_callers_randomness_alone(trained: Path) -> None:
     model = LanguageModel(trained)
     before = torch.random.get_rng_state()
-    first = model.complete("a red ball", seed=1, max_new_tokens=12)
+    first = model.draw("a red ball", seed=1, max_new_tokens=12)
     assert torch.equal(before, torch.random.get_rng_state())
-    assert model.complete("a red ball", seed=1, max_new_tokens=12) == first
-    assert model.complete("a red ball", seed=2, max_new_tokens=12) != first
-    assert LanguageModel(trained).complete("A RED ball", seed=1, max_new_tokens=12) == first
+    assert model.draw("a red ball", seed=1, max_new_tokens=12) == first
+    assert model.draw("a red ball", seed=2, max_new_tokens=12) != first
+    assert LanguageModel(trained).draw("A RED ball", seed=1, max_new_tokens=12) == first
+
+
+def test_an_answer_without_an_end_keeps_its_whole_sentences(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = LanguageModel(trained)
+    tokenizer = Tokenizer.from_file(str(trained / "tokenizer.json"))
+    for text, kept_text in (("A ball. It is. And it", "A ball. It is."), ("ball ball", "")):
+        ids = tokenizer.encode(text).ids
+        monkeypatch.setattr(model, "draw", lambda *_, ids=ids, **__: ids)
+        assert model.complete("ball", seed=0, max_new_tokens=len(ids)) == kept_text
+        assert model.complete("ball", seed=0, max_new_tokens=len(ids) + 1) == text
 
 
 @pytest.mark.parametrize("prompt", ["ball " * 5000, "<caption><end><pad>", "🎈", "\x00\ud7ff"])

@@ -35,6 +35,12 @@ class LanguageModel:
         Raises:
             WeightsError: the folder does not hold a model that can be read.
         """
+        ids = self.draw(prompt, seed=seed, max_new_tokens=max_new_tokens)
+        text = " ".join(self._load()[1].decode(ids, skip_special_tokens=True).split())
+        return text if len(ids) < max_new_tokens else text[: text.rfind(".") + 1]
+
+    def draw(self, prompt: str, *, seed: int, max_new_tokens: int) -> list[int]:
+        """The answer's token ids, its end mark included where it has one."""
         import torch
 
         model, tokenizer = self._load()
@@ -50,10 +56,8 @@ class LanguageModel:
                 input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"],
                 max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id,
             )  # [1, L]  # fmt: skip
-        answer = output[0, inputs["input_ids"].shape[1] :]
-        text = " ".join(tokenizer.decode(answer, skip_special_tokens=True).split())
-        ended = len(answer) < max_new_tokens
-        return text if ended else text[: text.rfind(".") + 1]
+        answer: list[int] = output[0, inputs["input_ids"].shape[1] :].tolist()
+        return answer
 
     def _load(self) -> tuple[Any, Any]:
         if self._loaded is None:

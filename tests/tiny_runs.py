@@ -1,0 +1,54 @@
+"""Runs of the embedded model at sizes that take half a second, for tests of the whole path."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sora_cli.cli.main import main
+from sora_cli.media import ffmpeg
+from sora_cli.weights import store
+
+SCRIPT = Path(sys.executable).with_name("sora.exe" if os.name == "nt" else "sora")
+PROMPT = "a red ball bounces on the snow at sunset"
+SMALL = ("--size", "64x64", "--num-frames", "5", "--steps", "2", "--no-expand")
+
+
+def generate(*words: str | Path, prompt: str = PROMPT, seed: int | None = 1) -> int:
+    """`sora generate` in this process; returns the exit code."""
+    seeds = () if seed is None else ("--seed", str(seed))
+    return main(["generate", prompt, *SMALL, *seeds, *map(str, words)])
+
+
+def script(*words: str | Path, **options: Any) -> subprocess.Popen[bytes]:
+    """The installed `sora` as a process of its own, in a folder of its own (`cwd`)."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    return subprocess.Popen([str(SCRIPT), *map(str, words)], **streams)
+
+
+def frames_of(video: Path | bytes, width: int = 64, height: int = 64) -> np.ndarray:
+    """The frames [T, H, W, 3] of a video file, or of one that came through a pipe."""
+    source = "pipe:0" if isinstance(video, bytes) else f"file:{video}"
+    command = [ffmpeg.executable(), "-v", "error", "-i", source, "-fps_mode", "passthrough"]
+    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"]
+    given = video if isinstance(video, bytes) else None
+    made = subprocess.run(command, input=given, capture_output=True, check=True)
+    assert made.stderr == b""
+    return np.frombuffer(made.stdout, np.uint8).reshape(-1, height, width, 3)
+
+
+def names_in(folder: Path) -> list[str]:
+    """What lies in a folder, hidden files too."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def copy_of_tiny(target: Path) -> Path:
+    """The embedded model in a folder that a test may damage."""
+    shutil.copytree(store.locate("tiny").folder, target)
+    return target
