@@ -15,14 +15,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sora_cli.cli.main import main
-from sora_cli.errors import SoraError, UsageError, WeightsError
+from sora_cli.errors import WeightsError
 from sora_cli.models.specs import FAMILIES
 from sora_cli.weights import load, store
 from tests import wan_folders
 
 Capture = pytest.CaptureFixture[str]
 DIT = "transformer/diffusion_pytorch_model.safetensors"
-CONFIGS = ("transformer", "vae", "text_encoder")
+NETWORKS: dict[str, Any] = {
+    "transformer": load.dit,
+    "vae": load.vae,
+    "text_encoder": load.text_encoder,
+}
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +49,18 @@ def edit(path: Path, **values: Any) -> None:
 
 
 def generate(folder: Path) -> int:
-    words = "--seed 1 --steps 1 --size 32x32 --num-frames 1 --no-expand --device cpu".split()
     target = folder.parent / "out.mkv"
-    code = main(["generate", "a red ball", *words, "-m", str(folder), "-o", str(target)])
+    small = ["--size", "32x32", "--num-frames", "1", "--steps", "1", "--no-expand"]
+    words = ["generate", "a red ball", "-m", str(folder), *small, "--device", "cpu", "--seed", "1"]
+    code = main([*words, "-o", str(target)])
     assert target.exists() == (code == 0)
     return code
 
 
 def load_everything(folder: Path) -> None:
-    places: Any = {"device": "cpu", "dtype": torch.float32}
     with ExitStack() as networks:
-        for network in (load.dit, load.vae, load.text_encoder):
-            networks.enter_context(network(folder, **places))
+        for network in NETWORKS.values():
+            networks.enter_context(network(folder, device="cpu", dtype=torch.float32))
 
 
 # ---------------------------------------------------------------- what is read
@@ -269,7 +273,7 @@ def test_no_flipped_bit_of_a_header_escapes(folder: Path) -> None:
     length = 8 + int.from_bytes(content[:8], "little")
     generator = np.random.default_rng(3)
     refused = 0
-    for _ in range(150):
+    for _ in range(60):
         broken = bytearray(content)
         broken[generator.integers(length)] ^= 1 << int(generator.integers(8))
         path.write_bytes(broken)
@@ -279,20 +283,22 @@ def test_no_flipped_bit_of_a_header_escapes(folder: Path) -> None:
         except WeightsError as error:
             assert "\n" not in error.message
             refused += 1
-    assert refused > 130
+    assert refused > 50
 
 
-@pytest.mark.parametrize("part", CONFIGS)
-def test_no_nonsense_in_a_config_escapes(part: str, folder: Path) -> None:
+@pytest.mark.parametrize("part", NETWORKS)
+def test_no_nonsense_in_a_config_escapes(
+    part: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "_read", lambda *_: {})  # the config is at fault before any tensor
     path = folder / part / "config.json"
     original = path.read_text()
-    for key, value in json.loads(original).items():
-        for nonsense in (..., None, "three", -1, 0, 2.5, [], [1, 2], True, {}):
+    for key in json.loads(original):
+        for nonsense in (..., None, "three", -1, 0, [1], {}):
             edit(path, **{key: nonsense})
-            try:
+            with pytest.raises(WeightsError) as caught:
                 store.locate(str(folder))
-                load_everything(folder)
-            except SoraError as error:
-                assert isinstance(error, (WeightsError, UsageError)), error
-                assert "\n" not in error.message, (key, nonsense, value)
+                with NETWORKS[part](folder, device="cpu", dtype=torch.float32):
+                    pass
+            assert "\n" not in caught.value.message, (key, nonsense)
             path.write_text(original)

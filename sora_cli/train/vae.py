@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sora_cli.models.vae import VAE, VAEConfig
-from sora_cli.train.dataset import clip_path, clip_shards, to_video
+from sora_cli.train.dataset import Bucket, clip_path, clip_shards, shard_bucket, to_video
 from sora_cli.train.export import save_vae
 from sora_cli.train.loop import Ema, Muon, Run, learning_rate, load_checkpoint, save_checkpoint
 
@@ -43,12 +43,12 @@ class Crops:
         if self.opened % 200 == 0:
             self.shards = clip_shards(self.pool)
         self.opened += 1
+        large = [n for n in self.shards if fits(shard_bucket(n), frames, side)]
+        assert large, f"no clip in {self.pool} holds {frames} frames of {side}×{side}"
         crops: list[Tensor] = []
         while len(crops) < count:
-            clips = np.load(clip_path(self.pool, self.rng.choice(self.shards)), mmap_mode="r")
+            clips = np.load(clip_path(self.pool, self.rng.choice(large)), mmap_mode="r")
             _, length, height, width, _ = clips.shape
-            if length < frames or height < side or width < side:
-                continue
             for _ in range(min(4, count - len(crops))):
                 clip = clips[self.rng.randrange(len(clips))]
                 t, y, x = (self.rng.randint(0, s - c) for s, c in
@@ -56,6 +56,11 @@ class Crops:
                 crop = torch.from_numpy(np.array(clip[t : t + frames, y : y + side, x : x + side]))
                 crops.append(to_video(crop.flip(2) if self.rng.random() < 0.5 else crop))
         return torch.stack(crops)
+
+
+def fits(bucket: Bucket, frames: int, side: int) -> bool:
+    """Whether a crop of this length and side can be cut from the bucket's clips."""
+    return bucket.num_frames >= frames and min(bucket.width, bucket.height) >= side
 
 
 def pixel_weights(video: Tensor) -> Tensor:
@@ -164,7 +169,9 @@ def with_statistics(vae: VAE, crops: Crops) -> VAE:
     """The same autoencoder with the latents' mean and deviation per channel in its config."""
     device = next(vae.parameters()).device
     crops.rng = random.Random("statistics")
-    rows = [vae.posterior(crops.draw(17, 64, 4).to(device))[0].float() for _ in range(48)]
+    frames, side, count, _ = CROPS[0]
+    clips = (crops.draw(frames, side, count).to(device) for _ in range(48))
+    rows = [vae.posterior(video)[0].float() for video in clips]
     latents = torch.cat(rows).transpose(0, 1).flatten(1)  # [C, samples]
     config = replace(
         vae.config,

@@ -150,9 +150,11 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise WeightsError(f"{path} is missing", hint="download the whole folder again") from error
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read: {error}") from error
+        raise WeightsError(
+            f"{path} cannot be read: {error}", hint="download the whole folder again"
+        ) from error
     if not isinstance(content, dict):
-        raise WeightsError(f"{path} is not a JSON object")
+        raise WeightsError(f"{path} is not a JSON object", hint="download the whole folder again")
     return content
 
 

@@ -1,0 +1,124 @@
+"""The recipes, from rendered clips to a model folder that the pipeline runs, at small size."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sora_cli.train import dataset, dit, export, loop, vae
+from sora_cli.train.dataset import Bucket
+
+TINY = Path(export.__file__).parents[1] / "assets" / "tiny"
+
+
+def run(module: object, monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+    """A recipe as `python -m` runs it."""
+    monkeypatch.setattr(sys, "argv", ["recipe", *map(str, words)])
+    module.main()  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two shards of two little clips and pictures."""
+    monkeypatch.setattr(dataset, "SHARD", 2)
+    clips = Bucket(width=48, height=32, num_frames=9, share=0.6)
+    pictures = Bucket(width=32, height=32, num_frames=1, share=0.4)
+    monkeypatch.setattr(dataset, "BUCKETS", (clips, pictures))
+    monkeypatch.setattr(vae, "CROPS", ((9, 32, 2, 0.7), (1, 32, 2, 0.3)))
+    monkeypatch.setattr(dit, "TOKENS_A_STEP", 40)
+    assert len({dataset.shard_bucket(n).name for n in range(4)}) == 2
+    for shard in range(4):
+        dataset.render_shard(tmp_path / "pool", shard)
+    return tmp_path / "pool"
+
+
+def test_recipes_lead_from_clips_to_a_model_that_runs(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sora_cli.cli.main import main
+
+    out, target = tmp_path / "run", tmp_path / "model"
+    shutil.copytree(TINY / "tokenizer", out / "tokenizer")
+    run(vae, monkeypatch, pool, out, "--steps", 2, "--minutes", 5)
+    run(vae, monkeypatch, pool, out, "--steps", 1, "--minutes", 5, "--decoder-only")
+    run(dataset, monkeypatch, pool, "--encode", out)
+    assert len(dataset.latent_shards(pool / "latents")) == 4
+    words = (pool / "latents", out / "tokenizer", out)
+    run(dit, monkeypatch, *words, "--steps", 2, "--minutes", 5)
+    run(export, monkeypatch, out, target)
+    runs = json.loads((target / "provenance.json").read_text())["runs"]
+    assert {name: row["steps"] for name, row in runs.items()} == {
+        "transformer": 2,
+        "vae": 2,
+        "vae_decoder": 1,
+    }
+    capsys.readouterr()
+    small = ("--size", "32x32", "--num-frames", "5", "--steps", "1", "--no-expand", "--seed", "1")
+    path = str(tmp_path / "clip.mkv")
+    assert main(["generate", "a red ball", "-m", str(target), *small, "-o", path]) == 0
+    assert capsys.readouterr().out == f"{path}\n"
+
+
+def test_a_recipe_goes_on_where_it_stopped(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    for steps in (1, 3):
+        run(vae, monkeypatch, pool, out, "--steps", steps, "--minutes", 5)
+    state = loop.load_checkpoint(out / "vae-run" / "checkpoint.pt")
+    assert state is not None and state["run"]["steps"] == 3
+
+
+def test_decoder_training_leaves_the_encoder_alone(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Latents that are already made stay valid."""
+    out = tmp_path / "run"
+    run(vae, monkeypatch, pool, out, "--steps", 1, "--minutes", 5)
+    before = loop.load_checkpoint(out / "vae-run" / "checkpoint.pt")
+    run(vae, monkeypatch, pool, out, "--steps", 2, "--minutes", 5, "--decoder-only")
+    after = loop.load_checkpoint(out / "vae_decoder-run" / "checkpoint.pt")
+    assert before is not None and after is not None
+    for name, tensor in before["ema"].items():
+        same = torch.equal(tensor, after["ema"][name])
+        assert same or name.startswith(("decoder", "conv2")), name
+
+
+def test_muon_steps_are_orthogonal() -> None:
+    """Newton–Schulz brings every singular value near 1, for wide and tall matrices alike."""
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((24, 96), (96, 24)):
+        matrix = torch.randn(shape, generator=generator)
+        values = torch.linalg.svdvals(loop.orthogonalize(matrix))
+        assert float(values.min()) > 0.6 and float(values.max()) < 1.3
+
+
+def test_given_latents_are_held_out_of_the_loss(pool: Path, tmp_path: Path) -> None:
+    """An error where latents are given costs nothing; elsewhere it does."""
+    latents = torch.zeros(1, 48, 3, 2, 3)
+    mask = torch.tensor([[0.0, 1.0, 1.0]])
+
+    class Zero(torch.nn.Module):
+        def forward(
+            self,
+            noisy: torch.Tensor,
+            timesteps: torch.Tensor,
+            ids: torch.Tensor,
+            attention: torch.Tensor,
+        ) -> torch.Tensor:
+            assert float(timesteps[0, 0]) == 0 and float(timesteps[0, 1]) > 0
+            assert torch.equal(noisy[:, :, 0], given[:, :, 0])
+            velocity = torch.zeros_like(noisy)
+            velocity[:, :, 0] = 1e6
+            return velocity
+
+    given = torch.full_like(latents, 0.5)
+    batch = dit.Batch(latents=latents, given=given, mask=mask, prompts=["a red ball"])
+    tokenizer = dit.Tokenizer.from_folder(TINY / "tokenizer")
+    loss = dit.losses(Zero(), tokenizer, batch, torch.device("cpu"))
+    assert float(loss) < 10
