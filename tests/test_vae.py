@@ -25,6 +25,7 @@ from sora_cli.weights.keymaps_vae import (
     vae_diffusers,
     vae_original,
 )
+from tests import figures
 
 TOLERANCE = 2e-5
 
@@ -87,6 +88,10 @@ def random_latents(config: VAEConfig, latent_frames: int, batch: int = 1) -> Ten
     return torch.randn((batch, config.z_dim, latent_frames, 2, 3), generator=generator)
 
 
+def say(config: VAEConfig) -> str:
+    return f"VAE {'2.2' if config.residual else '2.1'}, patch {config.patch_size}"
+
+
 def largest_difference(one: Tensor, other: Tensor) -> float:
     assert one.shape == other.shape
     return float((one - other).abs().max())
@@ -100,8 +105,8 @@ def test_posterior_matches_diffusers(config: VAEConfig) -> None:
     expected = reference.encode(video).latent_dist
     mean, logvar = vae.posterior(video)
     assert mean.std() > 0.1
-    assert largest_difference(mean, expected.mean) <= TOLERANCE
-    assert largest_difference(logvar, expected.logvar) <= TOLERANCE
+    figures.within(TOLERANCE, f"{say(config)}, encode: mean", mean, expected.mean)
+    figures.within(TOLERANCE, f"{say(config)}, encode: log-variance", logvar, expected.logvar)
 
 
 @LAYOUTS
@@ -111,7 +116,7 @@ def test_decoded_video_matches_diffusers(config: VAEConfig) -> None:
     latents = random_latents(config, latent_frames=4, batch=2)
     expected = reference.decode(vae.denormalize(latents)).sample
     assert expected.std() > 0.1 and (expected.abs() < 1).float().mean() > 0.5
-    assert largest_difference(vae.decode(latents), expected) <= TOLERANCE
+    figures.within(TOLERANCE, f"{say(config)}, decode", vae.decode(latents), expected)
 
 
 @LAYOUTS

@@ -119,6 +119,8 @@ def slug(prompt: str) -> str:
     kept = "".join(c if unicodedata.category(c)[0] in "LNM" else " " for c in text)
     name = ""
     for word in kept.split():
+        if all(unicodedata.category(c)[0] == "M" for c in word):
+            continue  # what an emoji left behind
         longer = f"{name}-{word}" if name else word
         if len(longer.encode()) > MAX_NAME_BYTES:
             # a first word as long as the name (or a script without spaces) is cut, others dropped

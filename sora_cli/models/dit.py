@@ -32,6 +32,12 @@ KeysValues = tuple[Tensor, Tensor]  # [B, text_len, N, K] each
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DiTConfig:
+    """Numbers of a transformer, in the names of the published configs.
+
+    num_heads divides hidden_size; channels are of the latents; text_len is the number of context
+    rows that are attended to, zeros included; patch_size is (t, h, w) in latent positions.
+    """
+
     num_layers: int
     hidden_size: int
     num_heads: int
@@ -48,6 +54,7 @@ class DiTConfig:
 
     @property
     def head_dim(self) -> int:
+        """Width of one attention head."""
         return self.hidden_size // self.num_heads
 
 

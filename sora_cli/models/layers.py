@@ -153,6 +153,8 @@ class Attention(nn.Module):
 
 
 class SelfAttention(Attention):
+    """Attention among the tokens of the grid, with rotary positions."""
+
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
         """Attention within `x` `[B, L, D]` under the rotations of `rope_table`."""
         query = apply_rope(self.split_heads(self.norm_q(self.q(x))), rope)
@@ -161,6 +163,8 @@ class SelfAttention(Attention):
 
 
 class CrossAttention(Attention):
+    """Attention from the tokens of the grid to those of the text."""
+
     def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """What attention needs of the embedded text `[B, L, D]`: keys and values `[B, L, N, K]`."""
         value = self.split_heads(self.v(context))

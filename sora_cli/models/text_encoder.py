@@ -26,6 +26,12 @@ END_TOKEN = "</s>"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextEncoderConfig:
+    """Numbers of a umT5 encoder.
+
+    num_heads · head_dim need not be hidden_size; num_buckets and max_distance shape the relative
+    position bias.
+    """
+
     vocab_size: int
     hidden_size: int
     num_layers: int

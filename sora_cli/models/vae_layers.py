@@ -77,10 +77,12 @@ class CausalConv3d(nn.Conv3d):
 
 
 def conv3x3x3(in_channels: int, out_channels: int) -> CausalConv3d:
+    """A causal convolution that keeps the size."""
     return CausalConv3d(in_channels, out_channels, (3, 3, 3), pad=(1, 1, 1))
 
 
 def conv1x1x1(in_channels: int, out_channels: int) -> CausalConv3d:
+    """A mixing of channels."""
     return CausalConv3d(in_channels, out_channels, (1, 1, 1))
 
 

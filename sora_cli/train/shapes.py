@@ -20,6 +20,7 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def unit(v: Tensor) -> Tensor:
+    """v at length 1, over the last axis."""
     return v * dot(v, v).clamp_min(1e-20).rsqrt()[..., None]
 
 
@@ -37,11 +38,13 @@ def _cap(o: Tensor, d: Tensor, y: float, radius: float = 1.0) -> Tensor:
 
 
 def hit_ball(o: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
+    """x² + y² + z² = 1."""
     t = _solve(dot(d, d), dot(o, d), dot(o, o) - 1)
     return t, o + t[:, None] * d
 
 
 def hit_box(o: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
+    """|x|, |y|, |z| ≤ 1, by slabs."""
     inverse = 1 / torch.where(d.abs() < 1e-9, 1e-9, d)
     near = torch.minimum((-1 - o) * inverse, (1 - o) * inverse)
     far = torch.maximum((-1 - o) * inverse, (1 - o) * inverse)
@@ -52,6 +55,7 @@ def hit_box(o: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def hit_cylinder(o: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
+    """x² + z² = 1 between caps at y = ±1."""
     a = (d[:, 0] ** 2 + d[:, 2] ** 2).clamp_min(1e-9)
     b = o[:, 0] * d[:, 0] + o[:, 2] * d[:, 2]
     side = _solve(a, b, o[:, 0] ** 2 + o[:, 2] ** 2 - 1)

@@ -39,12 +39,16 @@ MIDDLE = MappingProxyType(
 
 
 def vae_diffusers(config: VAEConfig) -> Mapping[str, str]:
-    """Diffusers' module path → the original one, for every module that owns parameters."""
+    """Diffusers' module path → the original one, for every module that owns parameters.
+
+    Raises ValueError for numbers that make no network of this layout.
+    """
     with torch.device("meta"):
         owners = {name.rpartition(".")[0] for name, _ in VAE(config).named_parameters()}
     pairs = dict(_candidates(config))
     table = {theirs: ours for theirs, ours in pairs.items() if ours in owners}
-    assert len(table) == len(owners), "every module has exactly one name in each layout"
+    if len(table) != len(owners):
+        raise ValueError("its numbers make no network of this layout")
     return MappingProxyType(table)
 
 
