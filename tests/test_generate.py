@@ -345,3 +345,15 @@ def test_a_dry_run_and_bad_input_load_no_torch(here: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_run_loads_no_compiler(here: Path) -> None:
+    """torch's compiler and transformers take seconds to import; a plain run needs neither."""
+    words = ["generate", PROMPT, *SMALL, "--seed", "1", "-o", "a.mp4"]
+    code = (
+        f"import sys; from sora_cli.cli.main import main; code = main({words!r})\n"
+        "heavy = {'torch._dynamo', 'torch._inductor', 'transformers'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

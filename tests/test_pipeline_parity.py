@@ -40,7 +40,7 @@ TEXTS = {
     "entities": ("a red &amp;amp; ball &lt;on&gt; the snow", None),
     "spaces": ("  a red\n\n ball\t bounces \u3000", None),
     "unknown words": ("zebra ☃ 🦓 9", None),
-    "long": ("a red ball bounces on the snow, " * 100, None),  # cut at 512 tokens
+    "more than 512 tokens": ("a red ball bounces on the snow, " * 100, None),
 }
 
 

@@ -117,7 +117,7 @@ class DiTBlock(nn.Module):
             nn.GELU(approximate="tanh"),
             nn.Linear(config.ffn_dim, width),
         )
-        self.modulation = nn.Parameter(torch.randn(1, 6, width) / width**0.5)
+        self.modulation = nn.Parameter(torch.empty(1, 6, width).normal_(std=width**-0.5))
 
     def forward(self, x: Tensor, time: Tensor, keys_values: KeysValues, rope: Tensor) -> Tensor:
         """One block.
@@ -148,7 +148,7 @@ class Head(nn.Module):
         width = config.hidden_size
         self.norm = LayerNorm(width, config.eps)
         self.head = nn.Linear(width, config.out_channels * math.prod(config.patch_size))
-        self.modulation = nn.Parameter(torch.randn(1, 2, width) / width**0.5)
+        self.modulation = nn.Parameter(torch.empty(1, 2, width).normal_(std=width**-0.5))
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """`x` `[B, L, D]` and the time embedding `[B, G, D]` to `[B, L, pt·ph·pw·C]`."""

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from sora_cli.errors import WeightsError
 from sora_cli.models.dit import DiT
@@ -95,6 +96,26 @@ def _config(path: Path, read: Callable[[dict[str, Any]], C]) -> C:
         ) from error
 
 
+class _Unset(TorchFunctionMode):
+    """Leaves parameters as they were allocated: their values come from a file.
+
+    More than saved work: drawing normal numbers on the meta device imports torch's compiler, which
+    takes a second.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is Tensor.normal_ or getattr(func, "__module__", "") == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 @contextmanager
 def _network(
     build: Callable[[], N],
@@ -105,7 +126,7 @@ def _network(
 ) -> Iterator[N]:
     foreign = _read(folder, device, dtype)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Unset():
             network = build()
         names = rename(list(foreign))
         state = {ours: foreign[theirs] for theirs, ours in names.items()}
