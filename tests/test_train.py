@@ -89,6 +89,19 @@ def test_decoder_training_leaves_the_encoder_alone(
         assert same or name.startswith(("decoder", "conv2")), name
 
 
+def test_decoder_training_keeps_the_latents_statistics(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the transformer's latents would be scaled by one mean and read by another."""
+    out = tmp_path / "run"
+    run(vae, monkeypatch, pool, out, "--steps", 1, "--minutes", 5)
+    config = out / "vae" / "config.json"
+    before = config.read_text()
+    dataset.render_shard(pool, 5)  # other clips, other statistics
+    run(vae, monkeypatch, pool, out, "--steps", 1, "--minutes", 5, "--decoder-only")
+    assert config.read_text() == before
+
+
 def test_muon_steps_are_orthogonal() -> None:
     """Newton–Schulz brings every singular value near 1, for wide and tall matrices alike."""
     generator = torch.Generator().manual_seed(0)

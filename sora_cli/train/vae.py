@@ -20,6 +20,8 @@ from sora_cli.models.vae import VAE, VAEConfig
 from sora_cli.train.dataset import Bucket, clip_path, clip_shards, shard_bucket, to_video
 from sora_cli.train.export import save_vae
 from sora_cli.train.loop import Ema, Muon, Run, learning_rate, load_checkpoint, save_checkpoint
+from sora_cli.weights.keymaps_vae import vae_config_from_diffusers
+from sora_cli.weights.store import read_json
 
 TINY_VAE = VAEConfig(
     z_dim=48, encoder_dim=32, decoder_dim=48, dim_mult=(1, 2, 2), temporal_downsample=(True, True),
@@ -151,7 +153,12 @@ def train(arguments: argparse.Namespace) -> None:
             _save(run, vae, ema, optimizers)
     _save(run, vae, ema, optimizers)
     vae.load_state_dict(ema.state())
-    save_vae(arguments.out / "vae", with_statistics(vae, crops))
+    if arguments.decoder_only:  # the latents' statistics are the encoder's, and already in use
+        config = read_json(arguments.out / "vae" / "config.json")
+        statistics = vae_config_from_diffusers(config)
+    else:
+        statistics = measure_statistics(vae, crops)
+    save_vae(arguments.out / "vae", with_config(vae, statistics))
 
 
 def _save(run: Run, vae: VAE, ema: Ema, optimizers: list[torch.optim.Optimizer]) -> None:
@@ -165,19 +172,23 @@ def _save(run: Run, vae: VAE, ema: Ema, optimizers: list[torch.optim.Optimizer])
 
 
 @torch.no_grad()
-def with_statistics(vae: VAE, crops: Crops) -> VAE:
-    """The same autoencoder with the latents' mean and deviation per channel in its config."""
+def measure_statistics(vae: VAE, crops: Crops) -> VAEConfig:
+    """The config with the latents' mean and deviation per channel, over 48 batches of crops."""
     device = next(vae.parameters()).device
     crops.rng = random.Random("statistics")
     frames, side, count, _ = CROPS[0]
     clips = (crops.draw(frames, side, count).to(device) for _ in range(48))
     rows = [vae.posterior(video)[0].float() for video in clips]
     latents = torch.cat(rows).transpose(0, 1).flatten(1)  # [C, samples]
-    config = replace(
+    return replace(
         vae.config,
         latents_mean=tuple(latents.mean(1).tolist()),
         latents_std=tuple(latents.std(1).tolist()),
     )
+
+
+def with_config(vae: VAE, config: VAEConfig) -> VAE:
+    """The same weights under another config."""
     result = VAE(config)
     result.load_state_dict(vae.state_dict())
     return result
