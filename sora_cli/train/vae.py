@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sora_cli.models.vae import VAE, VAEConfig
 from sora_cli.train.dataset import Bucket, clip_path, clip_shards, shard_bucket, to_video
@@ -97,6 +97,21 @@ def losses(vae: VAE, video: Tensor, decoder_only: bool) -> tuple[Tensor, Tensor]
     return loss, squared.detach().mean()
 
 
+def make_optimizers(
+    vae: VAE, decoder_only: bool
+) -> tuple[list[nn.Parameter], list[torch.optim.Optimizer]]:
+    """What is trained, and by what: Muon for convolution kernels, AdamW for the rest."""
+    trained = [
+        parameter
+        for name, parameter in vae.named_parameters()
+        if not decoder_only or name.startswith(("decoder", "conv2"))
+    ]
+    kernels = [p for p in trained if p.ndim >= 4 and p[0].numel() > 1 and min(p.shape[:2]) > 8]
+    chosen = {id(p) for p in kernels}
+    others = [p for p in trained if id(p) not in chosen]
+    return trained, [Muon(kernels), torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.98))]
+
+
 def train(arguments: argparse.Namespace) -> None:
     """The recipe, top to bottom."""
     torch.manual_seed(arguments.seed)
@@ -114,15 +129,7 @@ def train(arguments: argparse.Namespace) -> None:
         assert whole is not None, "train the whole autoencoder first"
         vae.load_state_dict(whole["ema"])
         ema = Ema(vae)
-    trained = [
-        p
-        for n, p in vae.named_parameters()
-        if not arguments.decoder_only or n.startswith(("decoder", "conv2"))
-    ]
-    kernels = [p for p in trained if p.ndim >= 4 and p[0].numel() > 1 and min(p.shape[:2]) > 8]
-    chosen = {id(p) for p in kernels}
-    others = [p for p in trained if id(p) not in chosen]
-    optimizers = [Muon(kernels), torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.98))]
+    trained, optimizers = make_optimizers(vae, arguments.decoder_only)
     if state is not None:
         vae.load_state_dict(state["model"])
         for optimizer, saved_state in zip(optimizers, state["optimizers"], strict=True):
