@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from sora_cli.weights.keymaps_vae import rename_parameter, vae_config_to_diffuse
 from sora_cli.weights.store import SUMS
 
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "language_model")
+PROVENANCE = "provenance.json"
 MAX_SHARD = "14MB"  # a repository keeps every version of a file
 INDEX = {
     "_class_name": "WanPipeline",
@@ -98,13 +100,19 @@ def assemble(run: Path, target: Path, shift: float) -> None:
         json.dumps(scheduler, indent=2) + "\n"
     )
     text = json.dumps(provenance(run), indent=2) + "\n"
-    (target / "provenance.json").write_text(text)
+    (target / PROVENANCE).write_text(text)
     write_sums(target)
 
 
 def provenance(run: Path) -> dict[str, Any]:
     """Where the weights come from: the code's commit, the machine, and each recipe's counters."""
-    rows: dict[str, Any] = {"commit": commit(), "machine": machine(), "runs": {}}
+    rows: dict[str, Any] = {
+        "commit": commit(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "recipes": "docs/guides/training.md, seed 0",
+        "runs": {},
+    }
     for folder in sorted(run.glob("*-run")):
         state = load_checkpoint(folder / "checkpoint.pt")
         if state is not None:
@@ -124,7 +132,8 @@ def machine() -> str:
 
 def write_sums(target: Path) -> None:
     """SHA256SUMS over every file of the model, checked whenever it is loaded."""
-    files = sorted(p for p in target.rglob("*") if p.is_file() and p.name != SUMS)
+    about = (SUMS, PROVENANCE)  # of the weights, not part of them
+    files = sorted(p for p in target.rglob("*") if p.is_file() and p.name not in about)
     lines = [
         f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(target).as_posix()}\n"
         for p in files
