@@ -153,8 +153,12 @@ def train(arguments: argparse.Namespace) -> None:
 
 def write(folder: Path, model: Any, tokenizer: Tokenizer) -> None:
     """The folder that transformers reads, in half precision, and the words that it knows."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     model.generation_config.update(**GENERATION)
     model.half().save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)  # safetensors writes it for the owner alone
     save(tokenizer, folder, pad_token=PAD, eos_token=END, unk_token=UNKNOWN,
          model_max_length=MAX_TOKENS, extra_special_tokens=[PROMPT, CAPTION],
          chat_template=CHAT_TEMPLATE)  # fmt: skip
