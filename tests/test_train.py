@@ -102,6 +102,14 @@ def test_decoder_training_keeps_the_latents_statistics(
     assert config.read_text() == before
 
 
+def test_a_dry_run_leaves_nothing(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    run(vae, monkeypatch, pool, out, "--dry-run")
+    assert not out.exists()
+
+
 def test_muon_steps_are_orthogonal() -> None:
     """Newton–Schulz brings every singular value near 1, for wide and tall matrices alike."""
     generator = torch.Generator().manual_seed(0)

@@ -28,7 +28,15 @@ from sora_cli.train.dataset import (
     shard_bucket,
 )
 from sora_cli.train.export import save_dit, save_text_encoder
-from sora_cli.train.loop import Ema, Muon, Run, learning_rate, load_checkpoint, save_checkpoint
+from sora_cli.train.loop import (
+    Ema,
+    Muon,
+    Run,
+    learning_rate,
+    load_checkpoint,
+    run_recipe,
+    save_checkpoint,
+)
 
 TEXT_LEN = 64
 TINY_TEXT = TextEncoderConfig(
@@ -240,7 +248,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="compile the transformer's blocks")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
-    train(parser.parse_args())
+    run_recipe(parser, train)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from sora_cli.models.language_model import LanguageModel
-from sora_cli.train.loop import Ema, Run, learning_rate, load_checkpoint, save_checkpoint
+from sora_cli.train.loop import (
+    Ema,
+    Run,
+    learning_rate,
+    load_checkpoint,
+    run_recipe,
+    save_checkpoint,
+)
 from sora_cli.train.prompts import draw_pair, kept, known_words
 from sora_cli.train.tokenizer import PAD, UNKNOWN, build, save
 
@@ -189,7 +196,7 @@ def main() -> None:
     parser.add_argument("--check", type=int, default=500, help="development prompts to measure")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
-    train(parser.parse_args())
+    run_recipe(parser, train)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -150,6 +154,23 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
         return None
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
+
+
+def run_recipe(
+    parser: argparse.ArgumentParser, train: Callable[[argparse.Namespace], None]
+) -> None:
+    """Run a recipe; with `--dry-run` two steps of it, in a folder that is thrown away after."""
+    parser.add_argument("--dry-run", action="store_true", help="two steps, nothing is kept")
+    arguments = parser.parse_args()
+    if not arguments.dry_run:
+        train(arguments)
+        return
+    with tempfile.TemporaryDirectory(prefix="sora-dry-run-") as folder:
+        for part in ("vae", "vae-run"):  # what a decoder alone is trained on
+            if (arguments.out / part).is_dir() and getattr(arguments, "decoder_only", False):
+                shutil.copytree(arguments.out / part, Path(folder) / part)
+        arguments.out, arguments.steps = Path(folder), 2
+        train(arguments)
 
 
 def commit() -> str:

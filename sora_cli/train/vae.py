@@ -19,7 +19,15 @@ from torch import Tensor, nn
 from sora_cli.models.vae import VAE, VAEConfig
 from sora_cli.train.dataset import Bucket, clip_path, clip_shards, shard_bucket, to_video
 from sora_cli.train.export import save_vae
-from sora_cli.train.loop import Ema, Muon, Run, learning_rate, load_checkpoint, save_checkpoint
+from sora_cli.train.loop import (
+    Ema,
+    Muon,
+    Run,
+    learning_rate,
+    load_checkpoint,
+    run_recipe,
+    save_checkpoint,
+)
 from sora_cli.weights.keymaps_vae import vae_config_from_diffusers
 from sora_cli.weights.store import read_json
 
@@ -211,7 +219,7 @@ def main() -> None:
     parser.add_argument("--decoder-only", action="store_true")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
-    train(parser.parse_args())
+    run_recipe(parser, train)
 
 
 if __name__ == "__main__":
