@@ -1,4 +1,4 @@
-"""Building blocks shared by the transformers: norms, timestep embedding, 3D RoPE, attention.
+"""Building blocks of the transformers: norms, embeddings of time and images, RoPE, attention.
 
 Shapes: B batch, L tokens, D width, N heads, K head dim, F latent frames. Source: Wan2.1's
 `wan/modules/model.py`; what that code runs in fp32 stays in fp32 here, whatever the dtype of the
@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+
+KeysValues = tuple[Tensor, ...]  # [B, rows, N, K]: the text's key and value, then any image's
 
 
 class RMSNorm(nn.Module):
@@ -59,6 +61,7 @@ def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
     """The dtype a matmul of `x` with `weight` runs in: autocast's if it is on, else the weight's.
 
     Casting an activation once, by hand, saves autocast from casting it for each of its readers.
+    Ask with a bias where the matrices may be stored in a narrower format than they compute in.
     """
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
@@ -145,11 +148,11 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1))  # [B, L, N, K]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Unmasked attention of `[B, L, N, K]` in the value's dtype, then the output projection."""
+        """Unmasked attention of `[B, L, N, K]` in the value's dtype: `[B, L, D]`, not projected."""
         heads = (query.to(value.dtype), key.to(value.dtype), value)
         query, key, value = (x.transpose(1, 2) for x in heads)  # [B, N, L, K]
         out = F.scaled_dot_product_attention(query, key, value)
-        return self.o(out.transpose(1, 2).flatten(2))  # [B, L, D]
+        return out.transpose(1, 2).flatten(2)
 
 
 class SelfAttention(Attention):
@@ -159,19 +162,72 @@ class SelfAttention(Attention):
         """Attention within `x` `[B, L, D]` under the rotations of `rope_table`."""
         query = apply_rope(self.split_heads(self.norm_q(self.q(x))), rope)
         key = apply_rope(self.split_heads(self.norm_k(self.k(x))), rope)
-        return self.attend(query, key, self.split_heads(self.v(x)))
+        return self.o(self.attend(query, key, self.split_heads(self.v(x))))
 
 
 class CrossAttention(Attention):
-    """Attention from the tokens of the grid to those of the text."""
+    """Attention from the tokens of the grid to those of the text and, with `image`, of an image."""
 
-    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """What attention needs of the embedded text `[B, L, D]`: keys and values `[B, L, N, K]`."""
+    def __init__(
+        self, width: int, num_heads: int, *, qk_norm: bool, eps: float, image: bool = False
+    ) -> None:
+        super().__init__(width, num_heads, qk_norm=qk_norm, eps=eps)
+        self.k_img = nn.Linear(width, width) if image else None
+        self.v_img = nn.Linear(width, width) if image else None
+        if image:
+            self.norm_k_img = RMSNorm(width, eps) if qk_norm else nn.Identity()
+
+    def keys_values(self, context: Tensor, image: Tensor | None = None) -> KeysValues:
+        """What attention needs of the context: keys and values `[B, rows, N, K]`.
+
+        Args:
+            context: embedded text `[B, text_len, D]`.
+            image: embedded image `[B, rows, D]`; given if and only if the layer has that branch.
+        """
+        assert (image is None) == (self.k_img is None), "an image for a layer without its branch"
         value = self.split_heads(self.v(context))
         key = self.split_heads(self.norm_k(self.k(context)))
-        return key.to(value.dtype), value
+        if image is None or self.k_img is None or self.v_img is None:
+            return key.to(value.dtype), value
+        image_value = self.split_heads(self.v_img(image))
+        image_key = self.split_heads(self.norm_k_img(self.k_img(image)))
+        return key.to(value.dtype), value, image_key.to(image_value.dtype), image_value
 
-    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
-        """Attention from `x` `[B, L, D]` over every context token, padding included."""
+    def forward(self, x: Tensor, keys_values: KeysValues) -> Tensor:
+        """Attention from `x` `[B, L, D]` over every context token, padding included.
+
+        Text and image have a softmax each; what they give is summed before the projection.
+        """
         query = self.split_heads(self.norm_q(self.q(x)))
-        return self.attend(query, *keys_values)
+        key, value, *image = keys_values
+        out = self.attend(query, key, value)
+        if image:
+            out = out + self.attend(query, *image)
+        return self.o(out)
+
+
+class ImageEmbedding(nn.Module):
+    """CLIP's tokens of one image, or of two with positions, at the transformer's width."""
+
+    def __init__(self, image_dim: int, width: int, positions: int | None) -> None:
+        super().__init__()
+        self.proj = nn.Sequential(
+            LayerNorm(image_dim, 1e-5, affine=True),
+            nn.Linear(image_dim, image_dim),
+            nn.GELU(),
+            nn.Linear(image_dim, width),
+            LayerNorm(width, 1e-5, affine=True),
+        )
+        # Tells the first frame's tokens from the last's (FLF2V).
+        self.emb_pos = (
+            None if positions is None else nn.Parameter(torch.zeros(1, positions, image_dim))
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """`[B, rows, image_dim]` to `[B, rows, D]`, the norms in fp32."""
+        normed, inner, activation, outer, norm = self.proj
+        dtype = compute_dtype(tokens, inner.bias)
+        if self.emb_pos is not None:
+            assert tokens.shape[1] == self.emb_pos.shape[1], "tokens of two images are expected"
+            tokens = tokens.float() + self.emb_pos.float()
+        return norm(outer(activation(inner(normed(tokens).to(dtype))))).to(dtype)

@@ -7,11 +7,14 @@ Numbers of the Wan rows: the published repositories' `wan/configs`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 ConditioningForm = Literal["tokens", "channels", "vace", "replace"]
-SamplerName = Literal["euler", "unipc"]
+SamplerName = Literal["euler", "unipc", "renoise"]
+# t2v: from a prompt alone. i2v: from a first frame. flf2v: from a first and a last frame. given:
+# from known frames at the start, the end or both. mask: regions of known frames.
+Ability = Literal["t2v", "i2v", "flf2v", "given", "mask"]
 SigmaGrid = Literal["diffusers", "original"]
 
 # Wan's published negative prompt (wan/configs/shared_config.py), already through `clean_text`:
@@ -37,8 +40,15 @@ class ModelSpec:
     trained_sides: smallest and largest side seen in training; beyond it a request is made, and
         noted.
     trained_frames: longest clip seen in training; the same.
-    max_pixels, max_frames, max_tokens: the hard limits for one canvas. Memory grows with the
-        tokens, so the longest clip depends on the size: see `longest`.
+    max_frames: the hard limit for a video.
+    max_pixels, max_tokens: the hard limits for one canvas. Memory grows with the tokens, so the
+        longest canvas depends on the size: see `longest`.
+    abilities: what it can be asked for.
+    image_encoder: given pictures are also shown to it through CLIP (Wan 2.1 image to video).
+    boundary: the noise level from which on the high-noise expert (`transformer`) works; below it
+        the low-noise one (`transformer_2`) does. None: one transformer.
+    guidance_scale_2: the low-noise expert's guidance scale; None: the same.
+    fixed_sigmas: the noise levels of a few-step model, without the final 0; None: by the grid.
     expand: whether prompts are expanded when the user doesn't say.
     """
 
@@ -65,12 +75,30 @@ class ModelSpec:
     sigma_grid: SigmaGrid = "diffusers"
     text_len: int
     negative_prompt: str
-    expand: bool
+    abilities: tuple[Ability, ...]
+    image_encoder: bool = False
+    boundary: float | None = None
+    guidance_scale_2: float | None = None
+    fixed_sigmas: tuple[float, ...] | None = None
+    expand: bool = True
 
     def tokens(self, width: int, height: int, num_frames: int) -> int:
         """How many tokens the transformer sees for a legal size and length."""
         latent_frames = (num_frames - 1) // self.vae_scale_factors[0] + 1
         return latent_frames * (width // self.size_multiple) * (height // self.size_multiple)
+
+    @property
+    def continues(self) -> bool:
+        """Whether a video can be made longer than one canvas, by continuing it."""
+        return "given" in self.abilities
+
+    def chunk(self, width: int, height: int, num_frames: int) -> int:
+        """Frames of one canvas of a video of `num_frames`: all of them while the model was trained
+        on as many (or cannot continue a video), else pieces of its own length."""
+        longest = self.longest(width, height)
+        if num_frames <= min(self.trained_frames, longest) or not self.continues:
+            return num_frames
+        return min(self.num_frames, longest)
 
     def longest(self, width: int, height: int) -> int:
         """The largest legal number of frames (scale_t·k + 1) at a legal size."""
@@ -94,8 +122,8 @@ TINY = ModelSpec(
     num_frames=25,
     trained_sides=(64, 160),
     trained_frames=33,
-    max_pixels=1024 * 1024,
-    max_frames=977,
+    max_pixels=2048 * 2048,
+    max_frames=28_801,  # an hour
     max_tokens=65_536,
     num_inference_steps=16,
     guidance_scale=4.0,
@@ -103,6 +131,7 @@ TINY = ModelSpec(
     sampler="euler",
     text_len=64,
     negative_prompt="",
+    abilities=("t2v", "i2v", "flf2v", "given", "mask"),
     expand=True,
 )
 
@@ -121,7 +150,7 @@ WAN21_T2V = ModelSpec(
     trained_sides=(480, 1280),
     trained_frames=81,
     max_pixels=1920 * 1088,
-    max_frames=20 * 81,
+    max_frames=57_601,  # an hour
     max_tokens=262_144,
     num_inference_steps=50,
     guidance_scale=5.0,
@@ -129,14 +158,51 @@ WAN21_T2V = ModelSpec(
     sampler="unipc",
     text_len=512,
     negative_prompt=WAN_NEGATIVE_PROMPT,
-    expand=False,
+    abilities=("t2v", "given"),
 )
 
-WAN22_TI2V = ModelSpec(
+WAN21_I2V = replace(
+    WAN21_T2V,
+    name="wan2.1-i2v",
+    family="wan2.1-i2v",
+    description="Wan 2.1 image to video, 14B",
+    conditioning="channels",
+    num_inference_steps=40,
+    shift=3.0,  # at 480p; 5 at 720p
+    negative_prompt="镜头晃动," + WAN_NEGATIVE_PROMPT,
+    abilities=("i2v",),
+    image_encoder=True,
+)
+
+WAN21_FLF2V = replace(
+    WAN21_I2V,
+    name="wan2.1-flf2v",
+    family="wan2.1-flf2v",
+    description="Wan 2.1 first and last frame to video, 14B",
+    width=1280,
+    height=720,
+    num_inference_steps=50,
+    guidance_scale=5.5,
+    shift=16.0,
+    negative_prompt="镜头切换,镜头晃动," + WAN_NEGATIVE_PROMPT,
+    abilities=("flf2v",),
+)
+
+WAN21_VACE = replace(
+    WAN21_T2V,
+    name="wan2.1-vace",
+    family="wan2.1-vace",
+    description="Wan 2.1 VACE: text, given frames and regions to video, 1.3B and 14B",
+    conditioning="vace",
+    shift=16.0,
+    abilities=("t2v", "i2v", "flf2v", "given", "mask"),
+)
+
+WAN22_TI2V = replace(
+    WAN21_T2V,
     name="wan2.2-ti2v",
     family="wan2.2-ti2v",
     description="Wan 2.2 text and image to video, 5B",
-    licence="Apache-2.0",
     conditioning="tokens",
     vae_scale_factors=(4, 16, 16),
     size_multiple=32,
@@ -146,16 +212,47 @@ WAN22_TI2V = ModelSpec(
     num_frames=121,
     trained_sides=(704, 1280),
     trained_frames=121,
-    max_pixels=1920 * 1088,
-    max_frames=20 * 121,
-    max_tokens=262_144,
-    num_inference_steps=50,
-    guidance_scale=5.0,
-    shift=5.0,
-    sampler="unipc",
-    text_len=512,
-    negative_prompt=WAN_NEGATIVE_PROMPT,
-    expand=False,
+    max_frames=86_401,  # an hour
+    abilities=("t2v", "i2v", "flf2v", "given", "mask"),
 )
 
-FAMILIES: dict[str, ModelSpec] = {spec.family: spec for spec in (TINY, WAN21_T2V, WAN22_TI2V)}
+WAN22_T2V_A14B = replace(
+    WAN21_T2V,
+    name="wan2.2-t2v-a14b",
+    family="wan2.2-t2v-a14b",
+    description="Wan 2.2 text to video, two experts of 14B",
+    width=1280,
+    height=720,
+    num_inference_steps=40,
+    shift=12.0,
+    guidance_scale=4.0,
+    guidance_scale_2=3.0,
+    boundary=0.875,
+)
+
+WAN22_I2V_A14B = replace(
+    WAN22_T2V_A14B,
+    name="wan2.2-i2v-a14b",
+    family="wan2.2-i2v-a14b",
+    description="Wan 2.2 image to video, two experts of 14B",
+    conditioning="channels",
+    shift=5.0,
+    guidance_scale=3.5,
+    guidance_scale_2=3.5,
+    boundary=0.9,
+    abilities=("i2v", "flf2v", "given"),
+)
+
+FAMILIES: dict[str, ModelSpec] = {
+    spec.family: spec
+    for spec in (
+        TINY,
+        WAN21_T2V,
+        WAN21_I2V,
+        WAN21_FLF2V,
+        WAN21_VACE,
+        WAN22_TI2V,
+        WAN22_T2V_A14B,
+        WAN22_I2V_A14B,
+    )
+}

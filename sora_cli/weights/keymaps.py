@@ -3,8 +3,9 @@
 Inside, modules have the original Wan names; the published folders use others. The layouts differ
 only in what modules are called, so a map is a table of module paths, foreign → ours, with `*` for
 the number of a block; a parameter's last word is the same on both sides. The autoencoder's map,
-which depends on its config, is in `keymaps_vae`. Source: the converters of diffusers 0.42.1 and
-transformers 5, checked against `WanTransformer3DModel` and `UMT5EncoderModel`.
+which depends on its config, is in `keymaps_vae`, the image encoder's in `keymaps_clip`. Source: the
+converters of diffusers 0.42.1 and transformers 5, checked against `WanTransformer3DModel`,
+`WanVACETransformer3DModel` and `UMT5EncoderModel`.
 """
 
 from __future__ import annotations
@@ -20,13 +21,32 @@ from sora_cli.models.text_encoder import TextEncoderConfig
 Rules = Mapping[str, str]
 
 QK_NORM = "rms_norm_across_heads"  # diffusers' name for the only kind of query/key norm
-BLOCK_NUMBER = re.compile(r"(?<=^blocks\.)\d+|(?<=^encoder\.block\.)\d+")
+BLOCK_NUMBER = re.compile(
+    r"(?<=^blocks\.)\d+|(?<=^vace_blocks\.)\d+|(?<=^encoder\.block\.)\d+"
+    r"|(?<=^visual\.transformer\.)\d+"
+)
+# Saved in some folders of image to video, read by nobody, diffusers included.
+UNUSED = re.compile(r"\.norm_added_q\.")
 
 _ATTENTION = {
     "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "o", "norm_q": "norm_q", "norm_k": "norm_k"
 }  # fmt: skip
+_CROSS_ATTENTION = {
+    **_ATTENTION, "add_k_proj": "k_img", "add_v_proj": "v_img", "norm_added_k": "norm_k_img"
+}  # fmt: skip
 
 # The norms change places: only the one before cross-attention has weights, and Wan calls it norm3.
+_DIT_BLOCK = {
+    **{f"attn1.{a}": f"self_attn.{b}" for a, b in _ATTENTION.items()},
+    **{f"attn2.{a}": f"cross_attn.{b}" for a, b in _CROSS_ATTENTION.items()},
+    "norm2": "norm3",
+    "ffn.net.0.proj": "ffn.0",
+    "ffn.net.2": "ffn.2",
+    "scale_shift_table": "modulation",
+}
+_VACE_BLOCK = {**_DIT_BLOCK, "proj_in": "before_proj", "proj_out": "after_proj"}
+
+# All the family's parameters; a checkpoint has those of its branches.
 DIT_DIFFUSERS: Rules = MappingProxyType(
     {
         "patch_embedding": "patch_embedding",
@@ -35,12 +55,14 @@ DIT_DIFFUSERS: Rules = MappingProxyType(
         "condition_embedder.time_proj": "time_projection.1",
         "condition_embedder.text_embedder.linear_1": "text_embedding.0",
         "condition_embedder.text_embedder.linear_2": "text_embedding.2",
-        **{f"blocks.*.attn1.{a}": f"blocks.*.self_attn.{b}" for a, b in _ATTENTION.items()},
-        **{f"blocks.*.attn2.{a}": f"blocks.*.cross_attn.{b}" for a, b in _ATTENTION.items()},
-        "blocks.*.norm2": "blocks.*.norm3",
-        "blocks.*.ffn.net.0.proj": "blocks.*.ffn.0",
-        "blocks.*.ffn.net.2": "blocks.*.ffn.2",
-        "blocks.*.scale_shift_table": "blocks.*.modulation",
+        "condition_embedder.image_embedder.pos_embed": "img_emb.emb_pos",
+        "condition_embedder.image_embedder.norm1": "img_emb.proj.0",
+        "condition_embedder.image_embedder.ff.net.0.proj": "img_emb.proj.1",
+        "condition_embedder.image_embedder.ff.net.2": "img_emb.proj.3",
+        "condition_embedder.image_embedder.norm2": "img_emb.proj.4",
+        **{f"blocks.*.{a}": f"blocks.*.{b}" for a, b in _DIT_BLOCK.items()},
+        "vace_patch_embedding": "vace_patch_embedding",
+        **{f"vace_blocks.*.{a}": f"vace_blocks.*.{b}" for a, b in _VACE_BLOCK.items()},
         "scale_shift_table": "head.modulation",
         "proj_out": "head.head",
     }
@@ -78,12 +100,12 @@ def rename(names: Iterable[str], rules: Rules) -> dict[str, str]:
         rules: `DIT_DIFFUSERS`, `UMT5_HF`, or the `inverse` of one.
 
     Returns:
-        Each name with its translation, in the order given.
+        Each name with its translation, in the order given, without those that nobody reads.
 
     Raises:
         KeyError: a name outside the layout, or two names for one parameter.
     """
-    renamed = {name: _translate(name, rules) for name in names}
+    renamed = {name: _translate(name, rules) for name in names if not UNUSED.search(name)}
     if len(set(renamed.values())) < len(renamed):
         raise KeyError(f"two names for one parameter among {sorted(renamed)[:5]}…")
     return renamed
@@ -103,11 +125,20 @@ def _translate(name: str, rules: Rules) -> str:
 
 
 def dit_config_from_diffusers(config: Mapping[str, Any]) -> DiTConfig:
-    """Read a diffusers `transformer/config.json`. Raises KeyError where a number is missing.
+    """Read a diffusers `transformer/config.json`, of `WanTransformer3DModel` or VACE's.
 
     `text_len` is not among diffusers' keys; without it, it is 512, as in every published model.
+    `added_kv_proj_dim` is not read: it can only be the width.
+
+    Raises:
+        KeyError: a number is missing.
+        ValueError: VACE's layers are not blocks in ascending order from 0.
     """
     time, height, width = config["patch_size"]
+    vace_layers = tuple(config.get("vace_layers") or ())
+    blocks = range(config["num_layers"])
+    if vace_layers and not (vace_layers[0] == 0 and _ascend(vace_layers, blocks)):
+        raise ValueError(f"vace_layers are {list(vace_layers)}, not 0 and higher blocks in order")
     return DiTConfig(
         num_layers=config["num_layers"],
         hidden_size=config["num_attention_heads"] * config["attention_head_dim"],
@@ -122,13 +153,22 @@ def dit_config_from_diffusers(config: Mapping[str, Any]) -> DiTConfig:
         eps=config.get("eps", 1e-6),
         cross_attn_norm=config.get("cross_attn_norm", True),
         qk_norm=config.get("qk_norm", QK_NORM) is not None,
+        image_dim=config.get("image_dim"),
+        pos_embed_len=config.get("pos_embed_seq_len"),
+        vace_layers=vace_layers,
+        vace_in_channels=config.get("vace_in_channels", 96) if vace_layers else None,
     )
+
+
+def _ascend(layers: tuple[int, ...], blocks: range) -> bool:
+    return layers == tuple(block for block in blocks if block in layers)
 
 
 def dit_config_to_diffusers(config: DiTConfig) -> dict[str, Any]:
     """The `transformer/config.json` with which diffusers builds the same network."""
+    vace = bool(config.vace_layers)
     return {
-        "_class_name": "WanTransformer3DModel",
+        "_class_name": "WanVACETransformer3DModel" if vace else "WanTransformer3DModel",
         "_diffusers_version": "0.42.1",
         "patch_size": list(config.patch_size),
         "num_attention_heads": config.num_heads,
@@ -143,10 +183,15 @@ def dit_config_to_diffusers(config: DiTConfig) -> dict[str, Any]:
         "cross_attn_norm": config.cross_attn_norm,
         "qk_norm": QK_NORM if config.qk_norm else None,
         "eps": config.eps,
-        "image_dim": None,
-        "added_kv_proj_dim": None,
+        "image_dim": config.image_dim,
+        "added_kv_proj_dim": None if config.image_dim is None else config.hidden_size,
         "rope_max_seq_len": 1024,
-        "pos_embed_seq_len": None,
+        "pos_embed_seq_len": config.pos_embed_len,
+        **(
+            {"vace_layers": list(config.vace_layers), "vace_in_channels": config.vace_in_channels}
+            if vace
+            else {}
+        ),
     }
 
 
