@@ -116,10 +116,6 @@ def test_a_tokenizer_saved_after_use_serves(folder: Path) -> None:
 # ---------------------------------------------------------------- what is refused
 
 
-def no_index(folder: Path) -> None:
-    (folder / "model_index.json").unlink()
-
-
 def broken_index(folder: Path) -> None:
     (folder / "model_index.json").write_text("{")
 
@@ -177,22 +173,6 @@ def flipped_name(folder: Path) -> None:
     (folder / DIT).write_bytes(content.replace(b'"blocks.0.attn1', b'"blocks.0.attn3', 1))
 
 
-def fewer_layers(folder: Path) -> None:
-    edit(folder / "transformer" / "config.json", num_layers=2)
-
-
-def more_layers(folder: Path) -> None:
-    edit(folder / "transformer" / "config.json", num_layers=4)
-
-
-def wider(folder: Path) -> None:
-    edit(folder / "transformer" / "config.json", ffn_dim=140)
-
-
-def another_vae(folder: Path) -> None:
-    edit(folder / "vae" / "config.json", base_dim=12)
-
-
 def more_channels(folder: Path) -> None:
     edit(folder / "transformer" / "config.json", in_channels=36)
 
@@ -201,19 +181,14 @@ def other_text(folder: Path) -> None:
     edit(folder / "text_encoder" / "config.json", d_model=48)
 
 
-def no_layers(folder: Path) -> None:
-    edit(folder / "transformer" / "config.json", num_layers=...)
-
-
 def no_shift(folder: Path) -> None:
     edit(folder / "scheduler" / "scheduler_config.json", flow_shift=-1.0)
 
 
 REFUSED: list[tuple[Callable[[Path], None], int, str]] = [
-    (no_index, 2, "has no model_index.json"),
     (broken_index, 3, "model_index.json cannot be read"),
-    (image_to_video, 2, "holds a WanImageToVideoPipeline; this version runs WanPipeline"),
-    (two_experts, 2, "holds a WanPipeline with two experts"),
+    (image_to_video, 3, "has 16 latent channels, vae/ gives 36"),
+    (two_experts, 3, "has no transformer_2/"),
     (no_text_encoder, 3, "has no text_encoder/"),
     (no_config, 3, "vae/config.json is missing"),
     (no_weights, 3, "no safetensors in"),
@@ -223,14 +198,9 @@ REFUSED: list[tuple[Callable[[Path], None], int, str]] = [
     (truncated, 3, "is damaged or not a safetensors file"),
     (empty, 3, "is damaged or not a safetensors file"),
     (flipped, 3, "is damaged or not a safetensors file"),
-    (flipped_name, 3, "config.json: blocks.0.attn3."),
-    (fewer_layers, 3, "config.json: blocks.2."),
-    (more_layers, 3, "config.json: blocks.3.modulation is missing"),
-    (wider, 3, "blocks.0.ffn.0.weight is 136×84, the config says 140×84"),
-    (another_vae, 3, "the config says"),
+    (flipped_name, 3, "blocks.0.attn3."),
     (more_channels, 3, "transformer/ has 36 latent channels, vae/ gives 16"),
     (other_text, 3, "transformer/ has 32 wide text, text_encoder/ gives 48"),
-    (no_layers, 3, "config.json cannot be used: it lacks 'num_layers'"),
     (no_shift, 3, "the scheduler's shift is -1.0"),
 ]
 
@@ -253,11 +223,24 @@ def test_the_whole_folder_works(folder: Path) -> None:
     assert generate(folder) == 0
 
 
+def test_shapes_win_over_a_config_that_contradicts_them(folder: Path) -> None:
+    """A public mirror's config is wrong, its weights are not."""
+    edit(folder / "transformer" / "config.json", num_layers=4, ffn_dim=140)
+    edit(folder / "vae" / "config.json", base_dim=12)
+    assert generate(folder) == 0
+
+
+def test_a_folder_needs_no_index_of_its_model(folder: Path) -> None:
+    (folder / "model_index.json").unlink()
+    assert generate(folder) == 0
+
+
 def test_a_picture_is_refused_before_any_weights_are_read(folder: Path, capsys: Capture) -> None:
     (folder / "picture.png").touch()
-    no_weights(folder)
     assert main(["animate", str(folder / "picture.png"), "-m", str(folder), "-o", "a.mkv"]) == 2
-    assert "error: wan cannot start from a picture" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "error: wan cannot start from a picture" in told
+    assert "hint: a model that can: -m tiny or -m wan2.1-i2v-14b-480p" in told
 
 
 # ---------------------------------------------------------------- chance
@@ -284,21 +267,3 @@ def test_no_flipped_bit_of_a_header_escapes(folder: Path) -> None:
             assert "\n" not in error.message
             refused += 1
     assert refused > 50
-
-
-@pytest.mark.parametrize("part", NETWORKS)
-def test_no_nonsense_in_a_config_escapes(
-    part: str, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(load, "_read", lambda *_: {})  # the config is at fault before any tensor
-    path = folder / part / "config.json"
-    original = path.read_text()
-    for key in json.loads(original):
-        for nonsense in (..., None, "three", -1, 0, [1], {}):
-            edit(path, **{key: nonsense})
-            with pytest.raises(WeightsError) as caught:
-                store.locate(str(folder))
-                with NETWORKS[part](folder, device="cpu", dtype=torch.float32):
-                    pass
-            assert "\n" not in caught.value.message, (key, nonsense)
-            path.write_text(original)

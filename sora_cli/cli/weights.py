@@ -1,46 +1,113 @@
-"""`sora weights`: the models that have a name, and where they are."""
+"""`sora weights`: what has a name, where it is, and bringing it here."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sora_cli.cli import options
+from sora_cli.cli.output import Output
+from sora_cli.errors import Terminated
+from sora_cli.pipeline.events import Event
 
 if TYPE_CHECKING:
     from sora_cli.weights.manifest import ManifestRow
+    from sora_cli.weights.records import Record
+
+_MEGABYTE = 10**6
+_GIGABYTE = 10**9
+# An "8 GB" device reports a little less: the driver keeps some.
+_NEARLY = 0.95
 
 app = typer.Typer(
-    help="Show the models and where their weights are.",
+    help="Show, pull, check and remove weights.",
     rich_markup_mode=None,
 )
+
+Names = Annotated[list[str], typer.Argument(metavar="NAME…", help="Names of `sora weights list`.")]
+OptionalNames = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="NAME…", help="Names of `sora weights list`; without one, all."),
+]
 
 
 @app.command("list")
 def list_models(context: typer.Context, as_json: options.AsJson = False) -> None:
-    """List the models by name: what each is, its licence, and whether it is installed."""
+    """List what has a name: what it is, its licence and size, and whether it is installed.
+
+    FITS says whether this machine has the memory that the model is meant for.
+    """
     out = options.output_of(context)
     out.configure(as_json=as_json)
+    from sora_cli.weights import records
     from sora_cli.weights.manifest import rows
 
-    table = [["NAME", "INSTALLED", "SIZE", "LENGTH", "LICENCE", "WHAT"]]
+    known = {record.name: record for record in records.read_all()}
+    memory = _memory()
+    found = [_content(row, known.get(row.name), memory) for row in rows()]
+    named = {row.name for row in rows()}
+    found += [_imported(record) for name, record in known.items() if name not in named]
+    table = [["NAME", "INSTALLED", "FITS", "GB", "SIZE", "LENGTH", "CAN", "LICENCE", "WHAT"]]
+    out.table(table + [_line(content) for content in found], {"models": found})
     for row in rows():
-        spec = row.spec
-        table.append(
-            [
-                row.name,
-                "no" if row.folder() is None else "yes",
-                f"{spec.width}x{spec.height}",
-                f"{spec.num_frames / spec.fps:.1f}s",
-                spec.licence,
-                spec.description,
-            ]
-        )
-    out.table(table, {"models": [_content(row) for row in rows()]})
-    for row in rows():
-        if row.folder() is None and row.note:
+        if row.note and row.name not in known:
             out.note(f"{row.name}: {row.note}")
+
+
+@app.command()
+def pull(
+    context: typer.Context,
+    names: Names,
+    as_json: options.AsJson = False,
+    progress: options.ProgressForm = "auto",
+    quiet: options.Quiet = False,
+) -> None:
+    """Bring models here from the hub, into its cache; goes on where an earlier pull stopped.
+
+    Only the files that are needed. HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE hold. Prints
+    the folder or file with the model on stdout.
+    """
+    out = options.output_of(context)
+    out.configure(quiet=quiet, as_json=as_json, progress=progress)
+    from sora_cli.weights import manifest
+    from sora_cli.weights.pull import pull as bring
+
+    _be_quiet_about_http()
+    for row in [manifest.find(name) for name in names]:
+        try:
+            record = bring(row, _progress(out, "pull"), out.note)
+        except (KeyboardInterrupt, Terminated):
+            out.note(f"what came is kept; sora weights pull {row.name} goes on from it")
+            raise
+        path = _place(record)
+        content = {
+            "name": row.name,
+            "path": str(path),
+            "parts": {part: str(place) for part, place in record.parts.items()},
+            "bytes": record.size,
+            "commits": record.commits,
+        }
+        out.result(str(path), content)
+
+
+@app.command()
+def verify(
+    context: typer.Context,
+    names: OptionalNames = None,
+    as_json: options.AsJson = False,
+    progress: options.ProgressForm = "auto",
+    quiet: options.Quiet = False,
+) -> None:
+    """Read every file again and compare it with the SHA-256 it came with."""
+    out = options.output_of(context)
+    out.configure(quiet=quiet, as_json=as_json, progress=progress)
+    from sora_cli.weights import local
+
+    count = local.verify(names or [], _progress(out, "verify"))
+    out.result(f"{count} files are whole", {"files": count, "damaged": 0})
 
 
 @app.command()
@@ -49,25 +116,207 @@ def path(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A name of `sora weights list`.")],
     as_json: options.AsJson = False,
 ) -> None:
-    """Print the folder with a model's weights."""
+    """Print the folder with a model's weights, or for one of several files each of them."""
     out = options.output_of(context)
     out.configure(as_json=as_json)
-    from sora_cli.weights.store import locate
+    from sora_cli.weights import manifest, records, store
 
-    folder = locate(name).folder
-    out.result(str(folder), {"name": name, "path": str(folder)})
+    row = next((row for row in manifest.rows() if row.name == name), None)
+    if row is None and (record := records.read(name)) is not None:
+        parts, folder = record.parts, record.imported
+    elif row is not None and row.kind != "model":
+        parts, folder = store.pulled(row).parts, None
+    else:
+        installed = store.locate(name)
+        parts, folder = installed.parts, installed.folder
+    shown = str(folder) if folder else "\n".join(dict.fromkeys(str(p) for p in parts.values()))
+    content = {
+        "name": name,
+        "path": None if folder is None else str(folder),
+        "parts": {part: str(place) for part, place in parts.items()},
+    }
+    out.result(shown, content)
 
 
-def _content(row: ManifestRow) -> dict[str, Any]:
-    spec, folder = row.spec, row.folder()
+@app.command()
+def remove(
+    context: typer.Context,
+    names: Names,
+    as_json: options.AsJson = False,
+) -> None:
+    """Forget models, and delete the files that were pulled for them and that no other one needs."""
+    out = options.output_of(context)
+    out.configure(as_json=as_json)
+    from sora_cli.weights import local
+
+    for name in names:
+        freed = local.remove(name)
+        out.result(f"{name}: {_bytes_text(freed)} freed", {"name": name, "freed": freed})
+
+
+@app.command("import")
+def take_in(
+    context: typer.Context,
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="PATH", help="A folder (diffusers, original) or a weights file."),
+    ],
+    name: Annotated[
+        str | None,
+        typer.Option("--name", metavar="NAME", help="What to call it. [default: the file's name]"),
+    ] = None,
+    as_json: options.AsJson = False,
+    progress: options.ProgressForm = "auto",
+    quiet: options.Quiet = False,
+) -> None:
+    """Give a name to weights that you have; they are recognised by their tensors and stay there.
+
+    Prints the name on stdout.
+    """
+    out = options.output_of(context)
+    out.configure(quiet=quiet, as_json=as_json, progress=progress)
+    from sora_cli.weights import local
+
+    record = local.take_in(path, name, _progress(out, "verify"))
+    held = ", ".join(sorted(part.replace("both", "lora") for part in record.parts))
+    out.note(f"{record.name} is a {record.kind}: {held}")
+    content = {
+        "name": record.name,
+        "kind": record.kind,
+        "path": str(record.imported),
+        "parts": {part: str(place) for part, place in record.parts.items()},
+        "bytes": record.size,
+    }
+    out.result(record.name, content)
+
+
+def _progress(out: Output, phase: str) -> Callable[[int, int], None]:
+    """An observer of bytes as the pipeline's observers are: a step is a megabyte."""
+    shown = -1
+
+    def observe(done: int, total: int) -> None:
+        nonlocal shown
+        step = min(done, total) // _MEGABYTE
+        if done >= total:
+            step = -(-total // _MEGABYTE)
+        if step != shown:
+            shown = step
+            out.observe(Event(phase=phase, step=step, total=-(-total // _MEGABYTE)))
+        else:
+            out.checkpoint()
+
+    return observe
+
+
+def _be_quiet_about_http() -> None:
+    """The hub's library warns in its own words, addresses included; ours come as errors."""
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity(logging.CRITICAL)
+
+
+def _place(record: Record) -> Path:
+    """The one path that says best where a model is."""
+    parts = record.parts
+    first = parts.get("transformer") or parts.get("high") or next(iter(parts.values()))
+    return first.parent if (first.parent / "model_index.json").is_file() else first
+
+
+def _content(row: ManifestRow, record: Record | None, memory: int | None) -> dict[str, Any]:
+    folder = row.folder()
+    whole = record is not None and record.missing is None
+    spec = row.spec if row.kind == "model" else None
+    place = str(_place(record)) if record is not None and whole else None
+    fits = None
+    if row.memory is not None and memory is not None:
+        fits = memory >= _NEARLY * row.memory * _GIGABYTE
     return {
         "name": row.name,
-        "description": spec.description,
-        "licence": spec.licence,
-        "installed": folder is not None,
-        "path": None if folder is None else str(folder),
-        "size": [spec.width, spec.height],
-        "num_frames": spec.num_frames,
-        "fps": spec.fps,
+        "kind": row.kind,
+        "description": row.description,
+        "licence": row.licence,
+        "installed": folder is not None or whole,
+        "path": place if folder is None else str(folder),
+        "fits": fits,
+        "memory": row.memory,
+        "bytes": record.size if record is not None else _bytes_of(row, folder),
+        "abilities": list(spec.abilities) if spec else [],
+        "size": [spec.width, spec.height] if spec else None,
+        "native": [list(size) for size in row.native],
+        "num_frames": spec.num_frames if spec else None,
+        "fps": spec.fps if spec else None,
+        "base": list(row.base),
         "note": row.note,
     }
+
+
+def _imported(record: Record) -> dict[str, Any]:
+    return {
+        "name": record.name,
+        "kind": record.kind,
+        "description": f"imported: {', '.join(sorted(record.parts))}",
+        "licence": None,
+        "installed": record.missing is None,
+        "path": str(record.imported or _place(record)),
+        "fits": None,
+        "memory": None,
+        "bytes": record.size,
+        "abilities": [],
+        "size": None,
+        "native": [],
+        "num_frames": None,
+        "fps": None,
+        "base": [],
+        "note": None,
+    }
+
+
+def _bytes_of(row: ManifestRow, folder: Path | None) -> int | None:
+    if folder is None:
+        return row.size
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _line(content: dict[str, Any]) -> list[str]:
+    """A row of the table that people read."""
+    size, length = content["size"], "-"
+    if content["fps"]:
+        length = f"{content['num_frames'] / content['fps']:.1f}s"
+    return [
+        content["name"],
+        "yes" if content["installed"] else "no",
+        {None: "-", True: "yes", False: "no"}[content["fits"]],
+        "-" if content["bytes"] is None else f"{content['bytes'] / _GIGABYTE:.1f}",
+        f"{size[0]}x{size[1]}" if size else "-",
+        length,
+        ",".join(content["abilities"]) or content["kind"].replace("_", " "),
+        content["licence"] or "-",
+        content["description"],
+    ]
+
+
+def _memory() -> int | None:
+    """Bytes of the memory that models run in: a GPU's, or without one the machine's."""
+    from sora_cli.runtime import memory
+
+    if _may_have_gpu():
+        from sora_cli.runtime.device import choose_device, device_memory
+
+        found = device_memory(choose_device().device)
+        if found is not None:
+            return found[1]
+    return memory.total_memory()
+
+
+def _may_have_gpu() -> bool:
+    """Whether a driver is there; importing torch to hear that there is none takes seconds."""
+    import shutil
+
+    drivers = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
+    return shutil.which("nvidia-smi") is not None or any(path.exists() for path in drivers)
+
+
+def _bytes_text(count: int) -> str:
+    if count < _GIGABYTE:
+        return f"{count / _MEGABYTE:.1f} MB"
+    return f"{count / _GIGABYTE:.1f} GB"

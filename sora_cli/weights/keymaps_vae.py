@@ -7,7 +7,8 @@ converter of diffusers 0.42.1, checked against `AutoencoderKLWan`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -45,7 +46,7 @@ def vae_diffusers(config: VAEConfig) -> Mapping[str, str]:
     """
     with torch.device("meta"):
         owners = {name.rpartition(".")[0] for name, _ in VAE(config).named_parameters()}
-    pairs = dict(_candidates(config))
+    pairs = dict(_candidates(len(config.dim_mult), config.num_res_blocks, config.residual))
     table = {theirs: ours for theirs, ours in pairs.items() if ours in owners}
     if len(table) != len(owners):
         raise ValueError("its numbers make no network of this layout")
@@ -65,23 +66,39 @@ def rename_parameter(name: str, modules: Mapping[str, str]) -> str:
     return f"{modules[module]}.{parameter}"
 
 
-def _candidates(config: VAEConfig) -> Iterator[tuple[str, str]]:
+def rename_vae(names: Iterable[str]) -> dict[str, str]:
+    """Diffusers' parameter names → the original ones, for an autoencoder of any numbers.
+
+    How many levels and blocks there are is in the names themselves.
+
+    Raises KeyError for a name outside the layout.
+    """
+    names = list(names)
+    numbers = [match for match in map(_UP_BLOCK.match, names) if match]
+    levels = 1 + max((int(match[1]) for match in numbers), default=0)
+    blocks = max((int(match[2]) for match in numbers), default=0)  # the decoder has one more
+    residual = any(name.startswith("encoder.down_blocks.0.resnets.") for name in names)
+    table = dict(_candidates(levels, blocks, residual))
+    return {name: rename_parameter(name, table) for name in names}
+
+
+_UP_BLOCK = re.compile(r"decoder\.up_blocks\.(\d+)\.resnets\.(\d+)\.")
+
+
+def _candidates(levels: int, blocks: int, residual: bool) -> Iterator[tuple[str, str]]:
     yield from TOP.items()
     for side in ("encoder", "decoder"):
-        blocks = [
-            *MIDDLE.items(),
-            *(_down_blocks(config) if side == "encoder" else _up_blocks(config)),
-        ]
+        levels_of = _down_blocks if side == "encoder" else _up_blocks
+        stages = [*MIDDLE.items(), *levels_of(levels, blocks, residual)]
         yield from ((f"{side}.{theirs}", f"{side}.{ours}") for theirs, ours in ENDS.items())
-        for theirs, ours in blocks:
+        for theirs, ours in stages:
             # A name belongs to one kind of block only, so trying every kind is unambiguous.
             for part, original in (*RESIDUAL_BLOCK.items(), *RESAMPLE.items(), *ATTENTION.items()):
                 yield f"{side}.{theirs}.{part}", f"{side}.{ours}.{original}"
 
 
-def _down_blocks(config: VAEConfig) -> Iterator[tuple[str, str]]:
-    levels, blocks = len(config.dim_mult), config.num_res_blocks
-    if not config.residual:
+def _down_blocks(levels: int, blocks: int, residual: bool) -> Iterator[tuple[str, str]]:
+    if not residual:
         for index in range(levels * (blocks + 1) - 1):
             yield f"down_blocks.{index}", f"downsamples.{index}"
         return
@@ -91,14 +108,13 @@ def _down_blocks(config: VAEConfig) -> Iterator[tuple[str, str]]:
         yield f"down_blocks.{level}.downsampler", f"downsamples.{level}.downsamples.{blocks}"
 
 
-def _up_blocks(config: VAEConfig) -> Iterator[tuple[str, str]]:
-    blocks = config.num_res_blocks + 1
-    for level in range(len(config.dim_mult)):
-        for block in range(blocks + 1):
-            resampler = "upsampler" if config.residual else "upsamplers.0"
-            part = f"resnets.{block}" if block < blocks else resampler
-            flat = f"upsamples.{level * (blocks + 1) + block}"
-            ours = f"upsamples.{level}.upsamples.{block}" if config.residual else flat
+def _up_blocks(levels: int, blocks: int, residual: bool) -> Iterator[tuple[str, str]]:
+    for level in range(levels):
+        for block in range(blocks + 2):
+            resampler = "upsampler" if residual else "upsamplers.0"
+            part = f"resnets.{block}" if block <= blocks else resampler
+            flat = f"upsamples.{level * (blocks + 2) + block}"
+            ours = f"upsamples.{level}.upsamples.{block}" if residual else flat
             yield f"up_blocks.{level}.{part}", ours
 
 

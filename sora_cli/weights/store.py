@@ -1,166 +1,220 @@
 """Where a model's weights lie, what they are, and whether they are whole.
 
-A model is a name in the manifest or a folder in the diffusers layout. Reading the folder's small
-JSON files is enough to know what it can do; nothing here opens a tensor.
+A model is a name of the manifest, a name given at import, a folder in the diffusers or the original
+layout, or a single file. Of a diffusers folder the small JSON files are enough to know what it can
+do; of the others the names and shapes of the tensors are read.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sora_cli.errors import UsageError, WeightsError
-from sora_cli.models.specs import FAMILIES, ModelSpec, SamplerName
-from sora_cli.weights import manifest
+from sora_cli.models.specs import ModelSpec
+from sora_cli.weights import folders, manifest, records
+from sora_cli.weights.folders import read_json as read_json
+from sora_cli.weights.folders import say_config_error as say_config_error
+from sora_cli.weights.lora_arguments import Lora
+from sora_cli.weights.manifest import SINGLE_FILES, ManifestRow
+
+if TYPE_CHECKING:
+    from sora_cli.runtime.shapes import NetworkShapes
 
 SUMS = "SHA256SUMS"  # as `sha256sum` writes it; the embedded model carries one
-PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
-# diffusers' scheduler → our sampler; with any other, the family's own is the default.
-SAMPLERS: Mapping[str, SamplerName] = MappingProxyType(
-    {"UniPCMultistepScheduler": "unipc", "FlowMatchEulerDiscreteScheduler": "euler"}
-)
+_HEAD = 1 << 20  # bytes at either end of a file without a header that tell it from others
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Installed:
-    """A model on this machine: its numbers and the diffusers folder that holds it."""
+    """A model on this machine.
+
+    Attributes:
+        spec: its numbers.
+        parts: "transformer", "transformer_2" (the low-noise expert), "vae", "text_encoder",
+            "tokenizer", "image_encoder", "language_model" …: each a folder in the diffusers or
+            transformers layout, or one file.
+        folder: the diffusers folder, None for a set of loose files.
+    """
 
     spec: ModelSpec
-    folder: Path
+    parts: Mapping[str, Path]
+    folder: Path | None
 
     @property
     def language_model(self) -> Path | None:
         """The folder of its caption LLM, where it has one of its own."""
-        folder = self.folder / "language_model"
-        return folder if (folder / "config.json").is_file() else None
+        return self.parts.get("language_model")
 
 
-def locate(model: str) -> Installed:
-    """Find a model by its manifest name or its folder.
+def locate(model: str, *, vae: Path | None = None, text_encoder: Path | None = None) -> Installed:
+    """Find a model by its name, its folder or its file.
+
+    Args:
+        vae, text_encoder: files or folders that take the place of the model's own, and that a
+            single-file transformer needs where none is installed.
 
     Raises:
-        UsageError: no such name or folder, or a folder of another kind.
-        WeightsError: a known model whose weights are not here.
+        UsageError: no such name, folder or file, one of another kind, or companions missing.
+        WeightsError: a known model whose weights are not here, or that cannot be used.
     """
-    folder = Path(model).expanduser()
-    if all(row.name != model for row in manifest.rows()):  # ./tiny is a folder, tiny a name
-        if (folder / "model_index.json").is_file():
-            return _from_folder(folder)
-        if folder.exists():
-            what = "is a file" if folder.is_file() else "has no model_index.json"
-            raise UsageError(
-                f"{model} {what}; a model is a name or a folder in the diffusers layout",
-                hint="sora weights list shows the names",
-            )
-    row = manifest.find(model)
-    where = row.folder()
-    if where is None:
-        raise WeightsError(
-            f"the weights of {model} are not on this machine"
-            + (f": {row.note}" if row.note else ""),
-            hint="download the folder from its publisher, then: sora generate … -m FOLDER",
-        )
-    return Installed(spec=row.spec, folder=where)
+    named = {"vae": vae, "text_encoder": text_encoder}
+    given = {part: path.expanduser() for part, path in named.items() if path is not None}
+    for path in given.values():
+        if not path.exists():
+            raise UsageError(f"{path} is not there", hint="--vae FILE, --text-encoder FILE")
+    if any(row.name == model for row in manifest.rows()):  # ./tiny is a folder, tiny a name
+        return _with_given(_by_row(manifest.find(model)), given)
+    record = records.read(model)
+    if record is not None and record.imported is not None:
+        return _by_path(record.imported, given, model)
+    path = Path(model).expanduser()
+    if not path.exists():
+        manifest.find(model)
+    return _by_path(path, given, path.resolve().stem if path.is_file() else path.resolve().name)
 
 
-def _from_folder(folder: Path) -> Installed:
-    index = read_json(folder / "model_index.json")
-    kind = index.get("_class_name")
-    if kind != "WanPipeline" or index.get("transformer_2", [None, None])[1] is not None:
-        two = " with two experts" if kind == "WanPipeline" else ""
-        raise UsageError(
-            f"{folder} holds a {kind}{two}; this version runs WanPipeline with one transformer",
-            hint="sora weights list shows what can run",
-        )
-    for part in PARTS:
-        if not (folder / part).is_dir():
-            raise WeightsError(f"{folder} has no {part}/", hint="download the whole folder again")
-    if index.get("_name_or_path") in {row.name for row in manifest.rows()}:
-        spec = manifest.find(index["_name_or_path"]).spec
-    else:
-        family = "wan2.2-ti2v" if index.get("expand_timesteps") else "wan2.1-t2v"
-        spec = replace(FAMILIES[family], name=folder.name)
-    return Installed(spec=_with_configs(spec, folder), folder=folder)
-
-
-def _with_configs(spec: ModelSpec, folder: Path) -> ModelSpec:
-    """The family's row with what the folder's own configs say."""
-    transformer = read_json(folder / "transformer" / "config.json")
-    vae = read_json(folder / "vae" / "config.json")
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-    try:
-        space = (vae.get("patch_size") or 1) * 2 ** (len(vae["dim_mult"]) - 1)
-        time = 2 ** sum(vae["temperal_downsample"])
-        multiple = space * transformer["patch_size"][1]
-        shift = float(scheduler.get("flow_shift") or scheduler.get("shift") or spec.shift)
-        if not 0 < shift < math.inf:
-            raise ValueError(f"the scheduler's shift is {shift}")
-        _check_widths(folder, transformer, vae)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise WeightsError(
-            f"a config.json in {folder} cannot be used: {say_config_error(error)}",
-            hint="download the whole folder again",
-        ) from error
-    return replace(
-        spec,
-        vae_scale_factors=(time, space, space),
-        size_multiple=multiple,
-        text_len=transformer.get("text_len", spec.text_len),
-        shift=shift,
-        sampler=SAMPLERS.get(str(scheduler.get("_class_name")), spec.sampler),
+def _by_row(row: ManifestRow) -> Installed:
+    if row.kind != "model":
+        option = f"--lora {row.name}" if row.kind == "lora" else "--expand uses it"
+        raise UsageError(f"{row.name} is no model but a {row.kind.replace('_', ' ')}", hint=option)
+    folder = row.folder()
+    if folder is not None:
+        return Installed(spec=row.spec, parts=folders.parts_of(folder), folder=folder)
+    record = pulled(row)
+    transformer = record.parts["transformer"]
+    index = transformer.parent / folders.INDEX
+    return Installed(
+        spec=row.spec,
+        parts=record.parts,
+        folder=transformer.parent if index.is_file() else None,
     )
 
 
-def _check_widths(folder: Path, transformer: Mapping[str, Any], vae: Mapping[str, Any]) -> None:
-    """Refuse parts that cannot be of one model: what one gives is what the next takes."""
-    text_encoder = read_json(folder / "text_encoder" / "config.json")
-    out_channels = transformer.get("out_channels") or transformer["in_channels"]
-    for taken, given, what in (
-        (transformer["in_channels"], vae["z_dim"], "latent channels, vae/ gives"),
-        (out_channels, vae["z_dim"], "latent channels out, vae/ takes"),
-        (transformer["text_dim"], text_encoder["d_model"], "wide text, text_encoder/ gives"),
-    ):
-        if taken != given:
-            raise WeightsError(
-                f"the parts of {folder} are not of one model: transformer/ has {taken} {what} "
-                f"{given}",
-                hint="this version runs Wan text to video (and TI2V) folders, as published",
-            )
-
-
-def say_config_error(error: Exception) -> str:
-    """What a config lacks (KeyError) or has wrong, in a few words."""
-    return f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A small JSON object of a model folder.
+def pulled(row: ManifestRow) -> records.Record:
+    """The record of what was pulled for a row.
 
     Raises:
-        WeightsError: missing, not JSON, or not an object.
+        WeightsError: nothing was, or a file of it is gone.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise WeightsError(f"{path} is missing", hint="download the whole folder again") from error
-    except (OSError, ValueError) as error:
+    record = records.read(row.name)
+    if record is None:
+        note = f": {row.note}" if row.note else ""
+        hint = f"sora weights pull {row.name}"
+        if row.source == "embedded":
+            hint = "install again: pip install --force-reinstall sora-cli"
+        raise WeightsError(f"the weights of {row.name} are not on this machine{note}", hint=hint)
+    if record.missing is not None:
         raise WeightsError(
-            f"{path} cannot be read: {error}", hint="download the whole folder again"
-        ) from error
-    if not isinstance(content, dict):
-        raise WeightsError(f"{path} is not a JSON object", hint="download the whole folder again")
-    return content
+            f"{record.missing} of {row.name} is gone or cut off",
+            hint=f"sora weights pull {row.name}",
+        )
+    return record
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """Every safetensors file of a model folder, in a fixed order."""
-    return sorted(folder.glob("*/*.safetensors"))
+def _with_given(installed: Installed, given: Mapping[str, Path]) -> Installed:
+    """The model with other parts, where they fit it."""
+    if not given:
+        return installed
+    from sora_cli.weights import loose
+
+    parts = {**installed.parts, **given}
+    loose.check_parts(parts)
+    return replace(installed, parts=parts, folder=None)
+
+
+def _by_path(path: Path, given: Mapping[str, Path], name: str) -> Installed:
+    if (path / folders.INDEX).is_file():
+        spec, parts = folders.read_folder(path)
+        return _with_given(Installed(spec=spec, parts=parts, folder=path), given)
+    if not path.exists():
+        raise WeightsError(
+            f"{path} of {name} is gone", hint=f"sora weights remove {name}, or put it back"
+        )
+    if path.is_file() and path.suffix not in SINGLE_FILES:
+        raise UsageError(
+            f"{path} is a file that holds no weights; a model is a name, a folder, or a "
+            f"{', '.join(SINGLE_FILES)} file",
+            hint="sora weights list shows the names",
+        )
+    from sora_cli.weights import loose
+
+    others = [record.parts for record in records.read_all() if record.missing is None]
+    spec, parts = loose.complete(name, {**loose.parts_in(path), **given}, others)
+    return Installed(spec=spec, parts=parts, folder=None)
+
+
+def lora_files(loras: Sequence[Lora]) -> tuple[Lora, ...]:
+    """LoRAs as files: a name of the manifest, or of an import, becomes the files it stands for.
+
+    Raises:
+        WeightsError: a name whose files are not here.
+    """
+    files: list[Lora] = []
+    for lora in loras:
+        row = _lora_row(lora)
+        record = pulled(row) if row is not None else records.read(str(lora.path))
+        if record is None or record.kind != "lora":
+            files.append(lora)
+            continue
+        for expert, path in record.parts.items():
+            if lora.expert in ("both", expert) or expert == "both":
+                each = lora.expert if expert == "both" else expert
+                files.append(replace(lora, path=path, expert=each))  # type: ignore[arg-type]
+    return tuple(files)
+
+
+def with_loras(spec: ModelSpec, loras: Sequence[Lora]) -> ModelSpec:
+    """A model's numbers with these LoRAs on it: few-step ones bring steps and noise levels.
+
+    Raises:
+        UsageError: a LoRA of the manifest on a model that it is not made for.
+    """
+    for lora in loras:
+        row = _lora_row(lora)
+        if row is None:
+            continue
+        families = {manifest.find(name).family for name in row.base}
+        if spec.family not in families:
+            raise UsageError(
+                f"{row.name} is made for {' and '.join(row.base)}, not for {spec.name}",
+                hint=f"-m {row.base[0]}",
+            )
+        spec = row.put_on(spec)
+    return spec
+
+
+def _lora_row(lora: Lora) -> ManifestRow | None:
+    rows = (row for row in manifest.rows() if row.kind == "lora" and row.name == str(lora.path))
+    return next(rows, None)
+
+
+def language_model(name: str) -> Path | None:
+    """The folder of a language model of the manifest, None when it is not pulled."""
+    record = records.read(name)
+    if record is None or record.missing is not None:
+        return None
+    return record.parts.get("language_model")
+
+
+def installed_names() -> tuple[str, ...]:
+    """Every name that can be used now: of the manifest, then of imports."""
+    whole = [record.name for record in records.read_all() if record.missing is None]
+    known = [r.name for r in manifest.rows() if r.folder() is not None or r.name in whole]
+    return (*known, *(name for name in whole if name not in known))
+
+
+def weight_files(installed: Installed) -> list[Path]:
+    """Every file with weights, each once, in a fixed order."""
+    files: dict[Path, None] = {}
+    for _, path in sorted(installed.parts.items()):
+        found = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+        files |= dict.fromkeys(file for file in found if file.suffix in SINGLE_FILES)
+    return list(files)
 
 
 def identity(installed: Installed) -> str:
@@ -168,37 +222,54 @@ def identity(installed: Installed) -> str:
 
     Headers (names, dtypes, shapes, offsets) and sizes tell models apart without reading gigabytes.
     """
-    folder, digest = installed.folder, hashlib.sha256()
-    sums = folder / SUMS
-    if sums.is_file():
+    digest = hashlib.sha256()
+    sums = None if installed.folder is None else installed.folder / SUMS
+    if sums is not None and sums.is_file():
         digest.update(sums.read_bytes())
         return f"sha256:{digest.hexdigest()}"
-    for path in weight_files(folder):
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = file.read(min(length, 1 << 26))
-        digest.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode() + header)
+    record = records.read(installed.spec.name)
+    if record is not None and dict(record.parts) == dict(installed.parts):
+        for known in sorted(file.sha256 for file in record.files):
+            digest.update(known.encode())
+        return f"sha256:{digest.hexdigest()}"
+    for path in weight_files(installed):
+        shown = path.relative_to(installed.folder) if installed.folder else path.name
+        digest.update(f"{shown} {path.stat().st_size}\n".encode() + _header(path))
     return f"headers:{digest.hexdigest()}"
+
+
+def _header(path: Path) -> bytes:
+    """A file's own description of its tensors."""
+    with path.open("rb") as file:
+        if path.suffix == ".safetensors":
+            length = int.from_bytes(file.read(8), "little")
+            return file.read(min(length, 1 << 26))
+        # A .pth is an archive whose last bytes list every member with its CRC; a .gguf begins with
+        # its header.
+        start = file.read(_HEAD)
+        file.seek(max(0, path.stat().st_size - _HEAD))
+        return start + file.read()
 
 
 def verify(installed: Installed) -> int:
     """Check every file against the folder's SHA256SUMS; returns how many were checked.
 
+    Models from the hub are not read whole before each video: that their files are there is what
+    `locate` checked, and `sora weights verify` reads them.
+
     Raises:
         WeightsError: a file that is missing or differs, by name.
     """
-    sums = installed.folder / SUMS
-    if not sums.is_file():
+    folder = installed.folder
+    if folder is None or not (folder / SUMS).is_file():
         return 0
-    lines = sums.read_text(encoding="utf-8").splitlines()
+    lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
     for line in lines:
         expected, name = line.split(maxsplit=1)
-        path = installed.folder / name
+        path = folder / name
         if not path.is_file():
             raise WeightsError(f"{path} is missing", hint=_reinstall(installed))
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != expected:
+        if records.sha256_of(path) != expected:
             raise WeightsError(
                 f"{path} is damaged: its SHA-256 is not the published one",
                 hint=_reinstall(installed),
@@ -214,19 +285,60 @@ def _reinstall(installed: Installed) -> str:
 
 def size_on_disk(installed: Installed) -> int:
     """Bytes of all weight files."""
-    return sum(path.stat().st_size for path in weight_files(installed.folder))
+    return sum(path.stat().st_size for path in weight_files(installed))
 
 
 def denoising_flops(installed: Installed, tokens: int) -> int:
     """Floating-point operations of one forward pass for one prompt.
 
     Matrix products only: 4 projections of self- and of cross-attention, attention itself, and the
-    feed-forward, as counted in docs/concepts/pipeline.md.
+    feed-forward, as counted in docs/concepts/pipeline.md; of two experts one works at a time.
     """
-    config = read_json(installed.folder / "transformer" / "config.json")
-    width = config["num_attention_heads"] * config["attention_head_dim"]
-    text, ffn = installed.spec.text_len, config["ffn_dim"]
+    width, ffn, layers = _dit_numbers(installed.parts["transformer"])
+    text = installed.spec.text_len
     self_attention = 8 * tokens * width**2 + 4 * tokens**2 * width
     cross_attention = 4 * (tokens + text) * width**2 + 4 * tokens * text * width
     layer = self_attention + cross_attention + 4 * tokens * width * ffn
-    return math.prod((config["num_layers"], layer))
+    return math.prod((layers, layer))
+
+
+def _dit_numbers(part: Path) -> tuple[int, int, int]:
+    """Width, feed-forward width and layers (a control branch's included) of a transformer."""
+    if (part / "config.json").is_file():
+        config = read_json(part / "config.json")
+        if "attention_head_dim" in config:  # diffusers'; the original's says less
+            width = config["num_attention_heads"] * config["attention_head_dim"]
+            layers = config["num_layers"] + len(config.get("vace_layers") or ())
+            return width, config["ffn_dim"], layers
+    from sora_cli.models.dit import DiTConfig
+    from sora_cli.weights import loose
+
+    dit = loose.look(part).config
+    assert isinstance(dit, DiTConfig), f"{part} is no transformer"
+    return dit.hidden_size, dit.ffn_dim, dit.num_layers + len(dit.vace_layers)
+
+
+def network_shapes(installed: Installed) -> NetworkShapes:
+    """The sizes of every network of a model, from its files' headers, for the memory planner.
+
+    Raises:
+        WeightsError: a damaged file, or one of another kind than its place says.
+    """
+    from sora_cli.runtime import shapes
+    from sora_cli.weights import loose
+
+    parts = installed.parts
+    found: dict[str, Any] = {
+        name: loose.look(parts[name]).config for name in ("transformer", "vae", "text_encoder")
+    }
+    return shapes.NetworkShapes(
+        transformer=shapes.TransformerShape.of(
+            found["transformer"], experts=2 if "transformer_2" in parts else 1
+        ),
+        autoencoder=shapes.AutoencoderShape.of(found["vae"]),
+        text_encoder=shapes.TextEncoderShape.of(found["text_encoder"]),
+        image_encoder_parameters=(
+            shapes.CLIP_VIT_H_PARAMETERS if "image_encoder" in parts else 0
+        ),
+        disk_bytes=size_on_disk(installed),
+    )

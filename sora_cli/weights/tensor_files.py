@@ -1,0 +1,184 @@
+"""Readers of the two kinds of file that PyTorch weights are published in."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from sora_cli.errors import WeightsError
+from sora_cli.weights.tensors import AGAIN, Device, TensorInfo, first_line
+
+# Bytes after which a mapped pickle is opened anew: what has been read stays in resident memory
+# for as long as the mapping lives.
+REMAP_BYTES = 1 << 28
+SAFETENSORS_DTYPES: Mapping[str, torch.dtype] = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+    "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+
+
+class SafetensorsFile:
+    """One safetensors file.
+
+    The library checks the header; the values are read with plain reads into aligned memory. Its
+    own tensors would be views of the mapped file, aligned to nothing, so that the same weights
+    could give other last digits from another file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.part = path
+        try:
+            with safe_open(path, framework="pt") as checked:
+                self.metadata: Mapping[str, str] = checked.metadata() or {}
+            self._file = path.open("rb", buffering=0)
+            length = int.from_bytes(self._file.read(8), "little")
+            header = json.loads(self._file.read(length))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise WeightsError(
+                f"{path} is damaged or not a safetensors file: {first_line(error)}", hint=AGAIN
+            ) from error
+        header.pop("__metadata__", None)
+        try:
+            self.tensors: Mapping[str, TensorInfo] = {
+                name: TensorInfo(tuple(entry["shape"]), SAFETENSORS_DTYPES[entry["dtype"]])
+                for name, entry in header.items()
+            }
+        except KeyError as error:
+            self._file.close()
+            raise WeightsError(
+                f"{path} has tensors of the dtype {error.args[0]}, which is not among those read",
+                hint="take another variant of the same model",
+            ) from error
+        self._pieces: dict[str, Tensor] = {}  # by kind of device
+        self._starts = {n: 8 + length + entry["data_offsets"][0] for n, entry in header.items()}
+
+    def read(
+        self, name: str, *, device: Device = "cpu", dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """As `TensorSource.read`."""
+        info, device = self.tensors[name], torch.device(device)
+        dtype = dtype or info.dtype
+        try:
+            self._file.seek(self._starts[name])
+            if device.type == "cpu" and dtype == info.dtype:
+                values = torch.empty(info.shape, dtype=dtype)
+                self._fill(values.view(-1).view(torch.uint8), name)
+                return values
+            return self._read_in_pieces(name, info, device, dtype)
+        except (OSError, EOFError) as error:
+            raise WeightsError(
+                f"{self.part} is damaged: {first_line(error)}", hint=AGAIN
+            ) from error
+
+    def _read_in_pieces(
+        self, name: str, info: TensorInfo, device: torch.device, dtype: torch.dtype
+    ) -> Tensor:
+        """Cast or moved on the way, so that there is never a second copy of a whole tensor."""
+        if device.type not in self._pieces:
+            # From page-locked memory a GPU copies at the full speed of its bus; on the CPU a
+            # piece that stays in its cache is cast fastest.
+            on_gpu = device.type == "cuda"
+            size = 1 << 26 if on_gpu else 1 << 22
+            self._pieces[device.type] = torch.empty(size, dtype=torch.uint8, pin_memory=on_gpu)
+        whole = self._pieces[device.type]
+        values = torch.empty(info.shape, dtype=dtype, device=device)
+        flat, step = values.view(-1), len(whole) // info.dtype.itemsize
+        for start in range(0, len(flat), step):
+            part = flat[start : start + step]
+            piece = whole[: len(part) * info.dtype.itemsize]
+            self._fill(piece, name)
+            # Moved first, cast there: a GPU casts faster than the processor does.
+            part.copy_(piece.view(info.dtype).to(device))
+        return values
+
+    def _fill(self, content: Tensor, name: str) -> None:
+        """Fill bytes from where the file stands."""
+        buffer, done = content.numpy().data, 0
+        while done < len(buffer):  # one read gives at most 2 GiB
+            count = self._file.readinto(buffer[done:])
+            if not count:
+                raise EOFError(f"it ends within {name}")
+            done += count
+
+    def close(self) -> None:
+        """As `TensorSource.close`."""
+        self._file.close()
+        self._pieces.clear()
+
+
+class PickleFile:
+    """One `.pth` file: a dictionary of tensors, and nothing else, whatever it asks for."""
+
+    def __init__(self, path: Path) -> None:
+        self.part = path
+        self.metadata: Mapping[str, str] = {}
+        self._mapped = self._load()
+        self._read = 0
+        self.tensors: Mapping[str, TensorInfo] = {
+            name: TensorInfo(tuple(t.shape), t.dtype) for name, t in self._mapped.items()
+        }
+
+    def _load(self) -> dict[str, Tensor]:
+        try:
+            content = self._unpickle(mapped=True)
+            if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+                content = content["state_dict"]
+        except pickle.UnpicklingError as error:
+            raise WeightsError(
+                f"{self.part} is damaged or holds more than tensors, so it is not read: "
+                "unpickling anything else could run a stranger's code",
+                hint=f"{AGAIN}, or take the safetensors variant",
+            ) from error
+        # Of a damaged file torch's unpickler makes errors of every class.
+        except Exception as error:
+            raise WeightsError(
+                f"{self.part} is damaged or not a PyTorch file: {first_line(error)}", hint=AGAIN
+            ) from error
+        if not isinstance(content, Mapping):
+            raise WeightsError(f"{self.part} holds no dictionary of tensors", hint=AGAIN)
+        found = {
+            str(name): tensor
+            for name, tensor in content.items()
+            if isinstance(tensor, Tensor) and tensor.layout == torch.strided
+        }
+        if not found:
+            raise WeightsError(f"{self.part} holds no tensors", hint=AGAIN)
+        return found
+
+    def _unpickle(self, *, mapped: bool) -> object:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                return torch.load(self.part, map_location="cpu", weights_only=True, mmap=mapped)
+            except RuntimeError as error:
+                # Only the archives of torch ≥ 1.6 can be mapped.
+                if mapped and "mmap can only be used" in str(error):
+                    return self._unpickle(mapped=False)
+                raise
+
+    def read(
+        self, name: str, *, device: Device = "cpu", dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """As `TensorSource.read`."""
+        info = self.tensors[name]
+        if self._read > REMAP_BYTES:
+            self._mapped, self._read = {}, 0
+            self._mapped = self._load()
+        self._read += info.nbytes
+        mapped = self._mapped[name].detach()
+        values = mapped.to(device).to(dtype or info.dtype)
+        # A view of the mapping would share other tensors' memory and need the file for ever.
+        return values.clone(memory_format=torch.contiguous_format) if values is mapped else values
+
+    def close(self) -> None:
+        """As `TensorSource.close`."""
+        self._mapped = {}
