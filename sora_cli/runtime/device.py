@@ -7,8 +7,9 @@ operation that needs them.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from sora_cli.errors import DeviceError, UsageError
 
@@ -48,6 +49,35 @@ class DevicePlan:
     def dtype_name(self) -> str:
         """`float32`, `bfloat16`, `float16`: as `--dtype` takes it."""
         return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def kind(self) -> Literal["cpu", "cuda", "mps"]:
+        """What sort of device it is, as the memory planner has it."""
+        kinds: dict[str, Literal["cpu", "cuda", "mps"]] = {"cuda": "cuda", "mps": "mps"}
+        return kinds.get(self.device.type, "cpu")
+
+    @property
+    def chip(self) -> str:
+        """The device's name as its driver says it, empty for a CPU."""
+        import torch
+
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else ""
+
+    @property
+    def cores(self) -> int:
+        """CPU cores that this process may use."""
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes free on a device, None where nobody says."""
+    if device.type != "cuda":
+        from sora_cli.runtime.memory import available_memory
+
+        return available_memory()
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0]
 
 
 def choose_device(device: str | None = None, dtype: str | None = None) -> DevicePlan:
