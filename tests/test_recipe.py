@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 import subprocess
@@ -174,3 +175,58 @@ def test_importing_it_is_cheap() -> None:
     code = "import sys, sora_cli.media.recipe; print({'torch', 'numpy', 'PIL'} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "set()"
+
+
+# ---------------------------------------------------------------- what it was made from
+
+
+def test_parents_are_named_hashed_and_carried(tmp_path: Path) -> None:
+    clip, plain = made(tmp_path / "a.mp4", RECIPE), made(tmp_path / "b.png", None)
+    folder = made(tmp_path / "frames", RECIPE)
+    found = recipes.parents(clip, plain, folder)
+    assert [parent["path"] for parent in found] == ["a.mp4", "b.png", "frames"]
+    assert [parent["recipe"] for parent in found] == [RECIPE, None, RECIPE]
+    assert found[0]["sha256"] == hashlib.sha256(clip.read_bytes()).hexdigest()
+    before = found[2]["sha256"]
+    (folder / "000001.png").write_bytes(b"other")
+    assert recipes.parents(folder)[0]["sha256"] != before
+    child = RECIPE | {"parents": found}
+    assert recipes.read(made(tmp_path / "c.mp4", child)) == child
+    assert recipes.parents_of(child) == found
+    with pytest.raises(UsageError, match="cannot read"):
+        recipes.parents(tmp_path / "none.mp4")
+
+
+def test_ancestors_stay_bounded(tmp_path: Path) -> None:
+    """Each generation brings those before it; the oldest lose their recipes first."""
+    path = tmp_path / "0.json"
+    path.write_text(recipes.to_text(RECIPE | {"prompt": "x" * 30_000}))
+    for number in range(1, 30):
+        child = {"schema": 1, "prompt": "x" * 30_000, "parents": recipes.parents(path)}
+        path = tmp_path / f"{number}.json"
+        path.write_text(recipes.to_text(child))
+    text = path.read_text()
+    assert 150_000 < len(text) < recipes.MAX_ANCESTRY + 31_000
+    recipe, depth = recipes.read(path), 0
+    while older := recipes.parents_of(recipe):
+        depth += 1
+        assert older[0]["path"] == f"{29 - depth}.json" and len(older[0]["sha256"]) == 64
+        if (recipe := older[0]["recipe"]) is None:
+            break
+    assert depth >= 5 and recipe is None
+
+
+@pytest.mark.parametrize("parents", [7, "x", [1, None, {}, {"sha256": "0"}], {"a": 1}])
+def test_a_strangers_parents_do_no_harm(tmp_path: Path, parents: object) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"schema": 1, "parents": parents}))
+    assert all(isinstance(parent, dict) for parent in recipes.parents_of(recipes.read(path)))
+    assert recipes.parents(path)[0]["path"] == "a.json"
+
+
+def test_parents_nested_without_end_are_cut(tmp_path: Path) -> None:
+    text = '{"schema": 1}'
+    for _ in range(300):
+        text = f'{{"schema": 1, "parents": [{{"sha256": "0", "recipe": {text}}}]}}'
+    (tmp_path / "a.json").write_text(text)
+    assert len(recipes.to_text({"parents": recipes.parents(tmp_path / "a.json")})) < 5000

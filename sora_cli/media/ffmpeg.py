@@ -1,4 +1,4 @@
-"""The one ffmpeg process: ours from start to end, killed when anything goes wrong."""
+"""ffmpeg as a process that is ours from start to end, killed when anything goes wrong."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import re
 import signal
 import subprocess
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 READ_TIMEOUT = 30.0  # s, to read a file's tags
+SILENCE = 60.0  # s without a byte after which a reading ffmpeg is ended
+MAX_LINE = 1 << 16  # bytes; a stranger's tags can be longer than any log line worth keeping
 BUNDLED = "pip install --force-reinstall imageio-ffmpeg, and unset IMAGEIO_FFMPEG_EXE"
 
 
@@ -159,6 +162,106 @@ def encoder(arguments: list[str], path: object, sink: BinaryIO | None = None) ->
     try:
         yield process
         process.finish()
+    finally:
+        process.kill()
+
+
+class Source:
+    """ffmpeg's stdout, read by us: bounded in silence, its log kept, ended when we stop reading."""
+
+    def __init__(
+        self, arguments: list[str], listen: Callable[[str], None] | None, folder: Path | None
+    ) -> None:
+        self.lines: deque[str] = deque(maxlen=200)
+        self.silent = False
+        self.listen = listen or self.lines.append
+        command = [executable(), "-hide_banner", "-nostdin", "-nostats", *arguments]
+        try:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=folder,
+                start_new_session=True,
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+            )
+        except OSError as error:
+            raise UsageError(f"cannot run {command[0]}: {error}", hint=BUNDLED) from error
+        self.waiting_since: float | None = None  # time.monotonic() when we began to wait
+        self.ended = threading.Event()
+        self.listener = threading.Thread(target=self._listen, daemon=True)
+        self.listener.start()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def fill(self, buffer: memoryview) -> int:
+        """Read until `buffer` is full or the output has ended; returns the bytes read."""
+        done = 0
+        while done < len(buffer):
+            self.waiting_since = time.monotonic()
+            count = _pipe(self.process.stdout).readinto(buffer[done:])  # type: ignore[attr-defined]
+            if not count:
+                break
+            done += count
+        self.waiting_since = None  # what our reader does meanwhile is not ffmpeg's silence
+        return done
+
+    def text(self) -> Iterator[str]:
+        """The lines of stdout, as they come."""
+        while True:
+            self.waiting_since = time.monotonic()
+            line = _pipe(self.process.stdout).readline(MAX_LINE)
+            self.waiting_since = None
+            if not line:
+                return
+            yield line.decode("utf-8", "replace").rstrip("\r\n")
+
+    def finish(self) -> int:
+        """Wait for the end of a process whose output was read; returns its exit code."""
+        self.waiting_since = time.monotonic()
+        self.listener.join()
+        return self.process.wait()
+
+    def kill(self) -> None:
+        """End ffmpeg now; harmless when it has ended."""
+        self.ended.set()
+        self.process.kill()
+        self.process.wait()
+        self.listener.join()
+        _pipe(self.process.stdout).close()
+
+    def _watch(self) -> None:
+        while not self.ended.wait(SILENCE / 60):
+            since = self.waiting_since
+            if since is not None and time.monotonic() - since > SILENCE:
+                self.silent = True
+                self.process.kill()
+                return
+
+    def _listen(self) -> None:
+        with _pipe(self.process.stderr) as stderr:
+            while line := stderr.readline(MAX_LINE):
+                self.listen(line.decode("utf-8", "replace").rstrip())
+                if self.waiting_since is not None:
+                    self.waiting_since = time.monotonic()
+
+
+@contextmanager
+def source(
+    arguments: list[str],
+    *,
+    listen: Callable[[str], None] | None = None,
+    folder: Path | None = None,
+) -> Iterator[Source]:
+    """An ffmpeg that is read from and that ends with the block.
+
+    Args:
+        listen: gets each line of the log, in a thread; by default the last ones are kept.
+        folder: where it runs, for files that a filter names.
+    """
+    process = Source(arguments, listen, folder)
+    try:
+        yield process
     finally:
         process.kill()
 

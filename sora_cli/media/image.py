@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
@@ -17,9 +19,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_PIXELS = 120_000_000  # above the largest phone pictures; below what a bomb would unpack to
+MIN_SIDE = 4  # pixels; of less no picture and no clip can be made
 # No EPS (it runs Ghostscript) and nothing rare: fewer decoders that a stranger's file can reach.
 READABLE = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 QUALITY = 95  # JPEG and WebP
+Fit = Literal["crop", "pad", "stretch"]
+# Pillow's decoders raise all of these on damaged files.
+_DAMAGE = (ValueError, SyntaxError, TypeError, KeyError, IndexError, EOFError, struct.error)
 
 
 def check_output(path: str | Path, *, force: bool = False) -> str:
@@ -86,20 +92,23 @@ def read(path: str | Path) -> np.ndarray:
     Rotation from EXIF and colour profiles are applied, transparency lies over white, 16 bits
     become 8. Raises UsageError for a missing, damaged, oversized or unknown file.
     """
-    import numpy as np
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     Image.init()
     formats = tuple(name for name in READABLE if name in Image.OPEN)
+    with reading(path), Image.open(path, formats=formats) as picture:
+        return to_srgb(picture, path)
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Turn all that Pillow raises for a stranger's file into UsageErrors that name it."""
+    from PIL import Image
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS decides
         try:
-            with Image.open(path, formats=formats) as picture:
-                if picture.width * picture.height > MAX_PIXELS:
-                    raise _too_large(path)
-                picture.load()
-                upright = ImageOps.exif_transpose(picture)
-                return np.ascontiguousarray(np.asarray(_to_srgb(upright, path)))  # [H, W, 3]
+            yield
         except FileNotFoundError:
             raise UsageError(f"there is no picture {path}", hint="check -i") from None
         except Image.DecompressionBombError:
@@ -108,9 +117,30 @@ def read(path: str | Path) -> np.ndarray:
             raise _unreadable(path, "it is not a picture of a known kind") from None
         except OSError as error:
             raise _unreadable(path, error.strerror or str(error)) from error
-        except (ValueError, SyntaxError, TypeError, KeyError, IndexError, struct.error) as error:
-            # Pillow's decoders raise all of these on damaged files
+        except _DAMAGE as error:
             raise _unreadable(path, f"it is damaged ({error})") from error
+
+
+def to_srgb(picture: Image.Image, path: str | Path) -> np.ndarray:
+    """The frame at which an opened picture is, as `read` gives it: uint8 [H, W, 3]."""
+    import numpy as np
+    from PIL import ImageOps
+
+    check_size(picture.width, picture.height, path)
+    picture.load()
+    upright = ImageOps.exif_transpose(picture)
+    return np.ascontiguousarray(np.asarray(_to_rgb(upright, path)))
+
+
+def check_size(width: int, height: int, path: str | Path) -> None:
+    """Raise UsageError for a picture that is too large to unpack or too small to show anything."""
+    if width * height > MAX_PIXELS:
+        raise _too_large(path)
+    if min(width, height) < MIN_SIDE:
+        raise UsageError(
+            f"the picture {path} has {width}×{height} pixels; {MIN_SIDE}×{MIN_SIDE} is the least",
+            hint="give a larger one",
+        )
 
 
 def _too_large(path: str | Path) -> SoraError:
@@ -127,19 +157,24 @@ def _unreadable(path: str | Path, reason: str) -> SoraError:
     )
 
 
-def _to_srgb(picture: Image.Image, path: str | Path) -> Image.Image:
+def _to_rgb(picture: Image.Image, path: str | Path) -> Image.Image:
     from PIL import Image
 
     if picture.mode == "F":
         raise _unreadable(path, "its pixels are floating-point numbers of unknown range")
+    profile = picture.info.get("icc_profile")  # the steps below do not all keep it
     if picture.mode.startswith("I"):
         picture = _from_16_bits(picture)
-    picture = _apply_profile(picture)
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    colours = picture.convert("RGBA")
-    white = Image.new("RGBA", colours.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, colours).convert("RGB")
+    if picture.has_transparency_data:
+        colours = picture.convert("RGBA")
+        opaque = picture.convert("L" if picture.mode == "LA" else "RGB")
+        seen = _apply_profile(opaque, profile).convert("RGBA")
+        seen.putalpha(colours.getchannel("A"))
+        white = Image.new("RGBA", seen.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, seen).convert("RGB")
+    if picture.mode == "P":
+        picture = picture.convert("RGB")
+    return _apply_profile(picture, profile).convert("RGB")
 
 
 def _from_16_bits(picture: Image.Image) -> Image.Image:
@@ -150,26 +185,22 @@ def _from_16_bits(picture: Image.Image) -> Image.Image:
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
-def _apply_profile(picture: Image.Image) -> Image.Image:
+def _apply_profile(picture: Image.Image, profile: bytes | None) -> Image.Image:
     """Colours of an embedded profile (Display P3 of phones, CMYK of print) to sRGB."""
     from PIL import ImageCms
 
-    profile = picture.info.get("icc_profile")
-    if not profile or picture.mode not in ("RGB", "RGBA", "CMYK", "L"):
+    if not profile or picture.mode not in ("RGB", "CMYK", "L"):
         return picture
-    mode = "RGBA" if picture.mode == "RGBA" else "RGB"
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         target = ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(picture, source, target, outputMode=mode)
+        converted = ImageCms.profileToProfile(picture, source, target, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError):
         return picture  # a broken or foreign profile: the numbers as they are
     return converted if converted is not None else picture
 
 
-def fit(
-    image: np.ndarray, width: int, height: int, mode: Literal["crop", "pad", "stretch"] = "crop"
-) -> np.ndarray:
+def fit(image: np.ndarray, width: int, height: int, how: Fit = "crop") -> np.ndarray:
     """Resample [H, W, 3] uint8 with Lanczos to [height, width, 3].
 
     `crop` fills the size and cuts what stands over, both sides alike; `pad` shows all of it on
@@ -182,16 +213,51 @@ def fit(
     if (h, w) == (height, width):
         return image
     picture = Image.fromarray(image)
-    scale = (max if mode == "crop" else min)(width / w, height / h)
-    if mode == "pad":
-        inner_w, inner_h = max(1, round(w * scale)), max(1, round(h * scale))
+    if how == "pad":
+        left, top, inner_w, inner_h = _inner((w, h), (width, height))
         padded = np.zeros((height, width, 3), np.uint8)
-        top, left = (height - inner_h) // 2, (width - inner_w) // 2
         inner = picture.resize((inner_w, inner_h), Image.Resampling.LANCZOS)
         padded[top : top + inner_h, left : left + inner_w] = np.asarray(inner)
         return padded
     box = (0.0, 0.0, float(w), float(h))
-    if mode == "crop":
+    if how == "crop":
+        scale = max(width / w, height / h)
         cut_w, cut_h = min(w, width / scale), min(h, height / scale)
         box = ((w - cut_w) / 2, (h - cut_h) / 2, (w + cut_w) / 2, (h + cut_h) / 2)
     return np.array(picture.resize((width, height), Image.Resampling.LANCZOS, box=box))
+
+
+def fit_frames(
+    chunks: Iterable[np.ndarray], width: int, height: int, how: Fit = "crop"
+) -> Iterator[np.ndarray]:
+    """`fit` for a clip: chunks uint8 [t, H, W, 3], each frame by itself."""
+    import numpy as np
+
+    for chunk in chunks:
+        if chunk.shape[1:3] == (height, width):
+            yield chunk
+        else:
+            yield np.stack([fit(frame, width, height, how) for frame in chunk])
+
+
+def resize_frames(
+    chunks: Iterable[np.ndarray], width: int, height: int, how: Fit = "stretch"
+) -> Iterator[np.ndarray]:
+    """The inverse of `fit_frames`: frames that were fitted with `how`, back at the size they had.
+
+    Bars of `pad` are cut off, then all is resampled. What `crop` cut is gone, so it has no inverse:
+    a clip that must come back at its own size is fitted with another.
+    """
+    assert how != "crop", "what was cropped cannot come back"
+    for chunk in chunks:
+        if how == "pad":
+            left, top, w, h = _inner((width, height), (chunk.shape[2], chunk.shape[1]))
+            chunk = chunk[:, top : top + h, left : left + w]
+        yield from fit_frames([chunk], width, height, "stretch")
+
+
+def _inner(size: tuple[int, int], outer: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Where `pad` puts a picture of `size` in `outer`, both (width, height): corner and size."""
+    scale = min(outer[0] / size[0], outer[1] / size[1])
+    w, h = (max(1, round(side * scale)) for side in size)
+    return (outer[0] - w) // 2, (outer[1] - h) // 2, w, h

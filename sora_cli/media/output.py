@@ -19,11 +19,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sora_cli.errors import OutputError, SoraError, UsageError
+from sora_cli.runtime import locks
+from sora_cli.runtime.disk import sync_folder
 
 FOLDER = ""  # the "suffix" of a folder of PNGs
 VIDEO_SUFFIXES = (".mp4", ".webm", ".gif", ".webp", ".mkv", FOLDER)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_NAME_BYTES = 96  # of a name made from a prompt; file systems allow 255
+UNFINISHED = re.compile(r"\.sora-\w{8,12}\.part")  # what is not whole yet, beside its place
 OURS = re.compile(r"\d+\.png|recipe\.json")  # what a folder of frames holds
 
 
@@ -80,11 +83,27 @@ def check_output(path: str | Path, *, suffixes: tuple[str, ...], force: bool = F
             f"cannot write {path}: there is no folder {target.parent}",
             hint=f"mkdir -p {target.parent}",
         )
+    sweep(target.parent)
     probe = _temporary(target)
     with writing(path):
         probe.touch(exist_ok=False)
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     return suffix
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a process that was killed left half-made in a folder; nobody holds it any more.
+
+    What another process works on is marked as in use, and stays.
+    """
+    with suppress(OSError):
+        for entry in list(os.scandir(folder)):
+            path = Path(entry.path)
+            if UNFINISHED.fullmatch(entry.name) and locks.abandoned(path):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
 
 def _check_existing(path: str | Path, target: Path, mode: int, suffix: str, force: bool) -> None:
@@ -166,11 +185,13 @@ def new_file(path: str | Path, *, force: bool = False) -> Iterator[Path]:
     try:
         with writing(path):
             temporary.touch(exist_ok=False)
-        yield temporary
-        with writing(path):
-            with temporary.open("r+b") as file:
-                os.fsync(file.fileno())
-            _place(temporary, target, force)
+        with locks.in_use(temporary):
+            yield temporary
+            with writing(path):
+                with temporary.open("r+b") as file:
+                    os.fsync(file.fileno())
+                _place(temporary, target, force)
+                sync_folder(target.parent)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -180,17 +201,19 @@ def new_file(path: str | Path, *, force: bool = False) -> Iterator[Path]:
 def new_folder(path: str | Path, *, force: bool = False) -> Iterator[Path]:
     """As `new_file`, for a folder; an existing one is replaced whole (empty, or with `force`)."""
     target = _target(path)
-    temporary, old = _temporary(target), _temporary(target)
+    temporary, old = _temporary(target), _temporary(target).with_suffix(".old")
     try:
         with writing(path):
             temporary.mkdir()
-        yield temporary
-        with writing(path):
-            if os.path.lexists(target) and (force or not os.listdir(target)):
-                os.replace(target, old)
-            if os.path.lexists(target):
-                _keep_aside(temporary, target)
-            os.replace(temporary, target)
+        with locks.in_use(temporary):
+            yield temporary
+            with writing(path):
+                if os.path.lexists(target) and (force or not os.listdir(target)):
+                    os.replace(target, old)
+                if os.path.lexists(target):
+                    _keep_aside(temporary, target)
+                os.replace(temporary, target)
+                sync_folder(target.parent)
     finally:
         if os.path.lexists(old) and not os.path.lexists(target):
             os.replace(old, target)
@@ -202,9 +225,24 @@ def new_folder(path: str | Path, *, force: bool = False) -> Iterator[Path]:
 def scratch(path: object) -> Iterator[Path]:
     """A folder in the system's temporary place, for what must not lie beside `path`."""
     with writing(path):
-        folder = Path(tempfile.mkdtemp(prefix="sora-"))
+        sweep(Path(tempfile.gettempdir()))
+        folder = Path(tempfile.mkdtemp(prefix=".sora-", suffix=".part"))
     try:
-        yield folder
+        with locks.in_use(folder):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def beside(path: str | Path) -> Iterator[Path]:
+    """A hidden folder beside `path`, on its disk, for what is large and only needed meanwhile."""
+    folder = _temporary(_target(path))
+    try:
+        with writing(path):
+            folder.mkdir()
+        with locks.in_use(folder):
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -9,10 +9,12 @@ What is read back is data from a stranger: bounded in size, parsed, never evalua
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,10 +24,17 @@ KEY = "sora_recipe"
 SCHEMA = 1
 FILE_NAME = "recipe.json"
 MAX_BYTES = 4 << 20  # far above a 10,000-word prompt; a stranger cannot make us read more
+MAX_ANCESTRY = 256 << 10  # bytes of all recipes that a recipe's `parents` bring along
+MAX_GENERATIONS = 16
 EXIF_IFD, USER_COMMENT = 0x8769, 0x9286  # Exif 2.32, table 4
 JPEG_SEGMENT = 65_000  # a JPEG segment holds 65,533 bytes; longer recipes go into several comments
 
 Recipe = dict[str, Any]
+
+
+def now(recipe: Recipe | Callable[[], Recipe] | None) -> Recipe | None:
+    """A recipe that is known, or one that is asked for when it is written."""
+    return recipe() if callable(recipe) else recipe
 
 
 def to_text(recipe: Recipe, *, indent: int | None = None) -> str:
@@ -85,13 +94,27 @@ def jpeg_comments(recipe: Recipe) -> bytes:
 
 def embed_gif(path: Path, recipe: Recipe) -> None:
     """Put the recipe as a comment before a GIF's first frame (GIF89a, section 24)."""
-    data = path.read_bytes()
-    assert data[:4] == b"GIF8", "not a GIF"
-    start = _gif_blocks_start(data)
     text = to_text({KEY: recipe}).encode()
     blocks = (text[i : i + 255] for i in range(0, len(text), 255))
     comment = b"".join(bytes([len(block)]) + block for block in blocks)
-    path.write_bytes(data[:start] + b"\x21\xfe" + comment + b"\0" + data[start:])
+    with path.open("r+b") as file:
+        head = file.read(13)
+        assert head[:4] == b"GIF8", "not a GIF"
+        _insert(file, _gif_blocks_start(head), b"\x21\xfe" + comment + b"\0")
+
+
+def _insert(file: BinaryIO, at: int, data: bytes) -> None:
+    """Make room in a file from its end on, a block at a time, and put `data` there."""
+    end = file.seek(0, os.SEEK_END)
+    while end > at:
+        begin = max(at, end - (1 << 20))
+        file.seek(begin)
+        block = file.read(end - begin)
+        file.seek(begin + len(data))
+        file.write(block)
+        end = begin
+    file.seek(at)
+    file.write(data)
 
 
 def embed_webp(path: Path, recipe: Recipe, *, size: tuple[int, int]) -> None:
@@ -115,6 +138,61 @@ def embed_webp(path: Path, recipe: Recipe, *, size: tuple[int, int]) -> None:
         length = file.tell() - 8
         file.seek(4)
         file.write(struct.pack("<I", length))
+
+
+# ---------------------------------------------------------------- what it was made from
+
+
+def parents(*paths: str | Path) -> list[Recipe]:
+    """For a recipe's `parents`: each input's name, SHA-256 and own recipe (null without one).
+
+    A recipe inside brings its own parents. Together they stay under MAX_ANCESTRY: the oldest
+    generations lose their recipes first, and keep names and hashes.
+    """
+    generations = MAX_GENERATIONS
+    found = [_forget(_parent(Path(path)), generations) for path in paths]
+    while len(to_text({"parents": found}).encode()) > MAX_ANCESTRY and generations:
+        generations -= 1
+        found = [_forget(parent, generations) for parent in found]
+    return found
+
+
+def parents_of(recipe: Recipe) -> list[Recipe]:
+    """The `parents` of a stranger's recipe; what is not one is left out."""
+    value = recipe.get("parents")
+    known = value if isinstance(value, list) else []
+    return [parent for parent in known if isinstance(parent, dict) and "sha256" in parent]
+
+
+def _parent(path: Path) -> Recipe:
+    try:
+        recipe = read(path)
+        to_text(recipe)
+    except (UsageError, RecursionError):  # none, or nested deeper than can be written again
+        return {"path": path.name, "sha256": _hash(path), "recipe": None}
+    return {"path": path.name, "sha256": _hash(path), "recipe": recipe}
+
+
+def _hash(path: Path) -> str:
+    """SHA-256 of a file; of a folder, over the sorted names and hashes of its files."""
+    try:
+        if path.is_dir():
+            files = sorted(entry for entry in path.iterdir() if entry.is_file())
+            text = "".join(f"{file.name}\0{_hash(file)}\n" for file in files)
+            return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _forget(parent: Recipe, generations: int) -> Recipe:
+    """The same, with the recipes of so many generations and no older ones."""
+    recipe = parent.get("recipe")
+    if not isinstance(recipe, dict) or generations == 0:
+        return {**parent, "recipe": None}
+    older = [_forget(parent, generations - 1) for parent in parents_of(recipe)]
+    return {**parent, "recipe": {**recipe, "parents": older} if older else recipe}
 
 
 # ---------------------------------------------------------------- reading
