@@ -3,47 +3,43 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from sora_cli.pipeline import expand as module
 from sora_cli.pipeline.expand import Expansion, expand, unknown_note, unknown_words
+from tests.language_folders import babbler, reciter
 
 KNOWN = frozenset(
     {"a", "the", "on", "by", "day", "red", "ball", "bounces", "spins", "slides", "camera", "stays",
      "still", "snow", "grass", "small", "house", "video", "of", "please"}
 )  # fmt: skip
 CAPTION = "A small red ball bounces on the snow by day. The camera stays still."
+LONG = (
+    "A small red ball of rubber bounces over fresh snow from left to right, lower each time, until "
+    "it rolls on and comes to rest. Low morning light, a medium shot at eye level."
+)
+TINY = Path(module.__file__).parents[1] / "assets" / "tiny" / "language_model"
 
 
-class FakeModel:
-    """Answers with a caption and counts how often it was asked."""
-
-    asked: list[tuple[str, int]] = []
-    answer: str | Exception = CAPTION
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def complete(self, prompt: str, *, seed: int) -> str:
-        FakeModel.asked.append((prompt, seed))
-        if isinstance(FakeModel.answer, Exception):
-            raise FakeModel.answer
-        return FakeModel.answer
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that was taught one world, one that writes, one that sees."""
+    folder = tmp_path_factory.mktemp("models")
+    (reciter(folder / "taught", CAPTION) / "known_words.txt").write_text("\n".join(KNOWN))
+    reciter(folder / "writes", f'<think>A ball.</think>"{LONG}"')
+    reciter(folder / "sees", LONG, sees=True)
+    return folder
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(module, "LanguageModel", FakeModel)
-    FakeModel.asked, FakeModel.answer = [], CAPTION
-    path = tmp_path / "language_model"
-    path.mkdir()
-    (path / "config.json").write_text("{}")
-    (path / "model.safetensors").write_bytes(b"weights")
-    (path / "known_words.txt").write_text("\n".join(KNOWN))
-    return path
+def folder(models: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(models / "taught", tmp_path / "language_model"))
 
 
 @pytest.fixture
@@ -59,6 +55,10 @@ def _entries(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "cache" / "expansions").glob("*"))
 
 
+def _picture(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+
+
 # ---------------------------------------------------------------- expanding and remembering
 
 
@@ -68,26 +68,27 @@ def test_expands_once_then_remembers(ask: Callable[..., Expansion], tmp_path: Pa
     again = ask("  a red\nball ")
     assert (again.source, again.expanded_prompt) == ("remembered", CAPTION)
     assert again.prompt == "  a red\nball "  # as typed
-    assert FakeModel.asked == [("a red ball", 1)]
     assert len(_entries(tmp_path)) == 1
 
 
 def test_seed_picture_and_weights_are_told_apart(
-    ask: Callable[..., Expansion], folder: Path
+    ask: Callable[..., Expansion], folder: Path, models: Path, tmp_path: Path
 ) -> None:
-    ask("a red ball")
-    ask("a red ball", seed=2)
-    ask("a red ball", picture=True)
+    assert ask("a red ball").source == "model"
+    assert ask("a red ball", seed=2).source == "model"
+    assert ask("a red ball", picture=True).source == "model"
+    asked = sorted(json.loads(path.read_text())["prompt"] for path in _entries(tmp_path))
+    assert asked == ["a picture. a red ball", "a red ball", "a red ball"]
+    (folder / "tokenizer_config.json").write_text(
+        (folder / "tokenizer_config.json").read_text() + "\n"
+    )
+    assert ask("a red ball").source == "model"
     (folder / "model.safetensors").write_bytes(b"other weights")
-    ask("a red ball")
-    (folder / "config.json").write_text('{"a": 1}')
-    ask("a red ball")
-    asked = ["a red ball", "a red ball", "a picture. a red ball", "a red ball", "a red ball"]
-    assert [prompt for prompt, _ in FakeModel.asked] == asked
+    assert ask("a red ball").source == "none"  # not what was remembered of other weights
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"prompt": "another"}',
+    "content", [b"", b"[]", b"null", b"\xff\xfe", b'{"prompt": "another"}',
                 b'{"prompt": "a red ball", "expanded_prompt": 3}',
                 b'{"prompt": "a red ball", "expanded_prompt": ""}']
 )  # fmt: skip
@@ -105,11 +106,11 @@ def test_damaged_entries_are_written_again(
 def test_the_cache_is_bounded(
     ask: Callable[..., Expansion], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_REMEMBERED", 10)
-    for seed in range(30):
+    monkeypatch.setattr(module, "MAX_REMEMBERED", 3)
+    for seed in range(6):
         ask("a red ball", seed=seed)
-    assert len(_entries(tmp_path)) <= 10
-    assert ask("a red ball", seed=29).source == "remembered"
+    assert len(_entries(tmp_path)) <= 3
+    assert ask("a red ball", seed=5).source == "remembered"
     assert not [path for path in _entries(tmp_path) if path.suffix != ".json"]
 
 
@@ -128,36 +129,173 @@ def test_a_cache_that_cannot_be_written_does_no_harm(
 def test_nothing_to_expand(ask: Callable[..., Expansion], prompt: str) -> None:
     made = ask(prompt)
     assert (made.source, made.expanded_prompt, made.notes) == ("none", prompt.strip(), ())
-    assert FakeModel.asked == []
 
 
-def test_switched_off_or_without_a_language_model(ask: Callable[..., Expansion]) -> None:
-    assert ask("a  red ball", enabled=False).expanded_prompt == "a red ball"
-    assert ask("a red corgi", folder=None) == Expansion(
-        prompt="a red corgi", expanded_prompt="a red corgi"
+def test_switched_off(ask: Callable[..., Expansion]) -> None:
+    assert ask("a  red ball", enabled=False) == Expansion(
+        prompt="a  red ball", expanded_prompt="a red ball"
     )
+    assert ask("a red ball", enabled=False, folder=None).notes == ()
     assert "corgi" in ask("a red corgi", enabled=False).notes[0]
-    assert FakeModel.asked == []
 
 
-@pytest.mark.parametrize("answer", [RuntimeError("out of luck\nsecond line"), "", " .,! "])
-def test_when_the_language_model_fails_the_prompt_stands(
-    ask: Callable[..., Expansion], tmp_path: Path, answer: str | Exception
+@pytest.mark.parametrize(
+    ("given_as", "prompt", "start", "name"),
+    [
+        (None, "a red corgi", "the prompt was used as it is", "qwen3-4b-instruct"),
+        ("first", "it runs", "the prompt was used as it is", "qwen3-vl-4b-instruct"),
+        ("first", "", "no prompt was written", "qwen3-vl-4b-instruct"),
+    ],
+)
+def test_without_a_language_model_the_note_says_how_to_get_one(
+    ask: Callable[..., Expansion], given_as: str | None, prompt: str, start: str, name: str
 ) -> None:
-    FakeModel.answer = answer
+    made = ask(prompt, folder=None, given_as=given_as)
+    assert (made.source, made.expanded_prompt) == ("none", prompt)
+    assert made.notes == (
+        f"{start}, because no language model is here: sora weights pull {name}",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", ["", " .,! "])
+def test_without_an_answer_the_prompt_stands(
+    ask: Callable[..., Expansion], tmp_path: Path, answer: str
+) -> None:
+    mute = reciter(tmp_path / "mute", answer)
+    (mute / "known_words.txt").write_text("a red ball")
+    made = ask("a red ball", folder=mute)
+    assert (made.source, made.expanded_prompt) == ("none", "a red ball")
+    assert made.notes[0].startswith("the prompt was used as it is, because")
+    assert not _entries(tmp_path)  # a failure is not remembered
+
+
+def test_when_the_language_model_fails_the_prompt_stands(
+    ask: Callable[..., Expansion], folder: Path, models: Path
+) -> None:
+    (folder / "model.safetensors").write_bytes(b"no weights")
     made = ask("a red ball")
     assert (made.source, made.expanded_prompt) == ("none", "a red ball")
-    assert len(made.notes) == 1 and made.notes[0].startswith("the prompt was used as it is")
-    assert "second line" not in made.notes[0]
-    FakeModel.answer = CAPTION
-    assert ask("a red ball").source == "model"  # a failure is not remembered
+    assert "cannot be read" in made.notes[0] and "\n" not in made.notes[0]
+    shutil.copy(models / "taught" / "model.safetensors", folder)
+    assert ask("a red ball").source == "model"
 
 
 def test_a_missing_folder_is_a_note(ask: Callable[..., Expansion], tmp_path: Path) -> None:
-    FakeModel.answer = OSError("gone")
     made = ask("a red ball", folder=tmp_path / "nowhere")
     assert (made.source, made.expanded_prompt) == ("none", "a red ball")
-    assert "gone" in made.notes[0]
+    assert "cannot be read" in made.notes[0]
+
+
+# ---------------------------------------------------------------- models of the open world
+
+
+def test_a_model_of_the_open_world_is_told_what_to_do(
+    ask: Callable[..., Expansion], models: Path, tmp_path: Path
+) -> None:
+    """Thoughts and quotation marks are gone, nothing is unknown, and it is remembered."""
+    made = ask("a red corgi plays chess", folder=models / "writes")
+    assert made == Expansion(prompt="a red corgi plays chess", expanded_prompt=LONG, source="model")
+    assert ask("a red corgi plays chess", folder=models / "writes").source == "remembered"
+    # The same words, asked for otherwise.
+    assert ask("a red corgi plays chess", folder=models / "writes", picture=True).source == "model"
+    assert ask('"a red corgi plays chess"', folder=models / "writes").expanded_prompt == LONG
+
+
+@pytest.mark.parametrize(
+    ("prompt", "clause"),
+    [("a ball marked 'OPEN'", 'left out "OPEN"'), ("красный мяч", "another language")],
+)
+def test_an_answer_that_loses_something_does_not_stand(
+    ask: Callable[..., Expansion], models: Path, tmp_path: Path, prompt: str, clause: str
+) -> None:
+    made = ask(prompt, folder=models / "writes")
+    assert (made.source, made.expanded_prompt) == ("none", prompt)
+    assert clause in made.notes[0]
+    assert not _entries(tmp_path)
+
+
+def test_random_words_never_stand(ask: Callable[..., Expansion], tmp_path: Path) -> None:
+    made = ask("красный мяч", folder=babbler(tmp_path / "babbler"))
+    assert (made.source, made.expanded_prompt) == ("none", "красный мяч")
+
+
+@pytest.mark.parametrize("prompt", ["word " * 150, "x" * 100_000, "球" * 400])
+def test_a_long_prompt_says_enough(
+    ask: Callable[..., Expansion], models: Path, prompt: str
+) -> None:
+    made = ask(prompt, folder=models / "writes")
+    assert (made.source, made.expanded_prompt, made.notes) == ("none", prompt.strip(), ())
+
+
+def test_pictures_are_shown_to_a_model_that_sees(
+    ask: Callable[..., Expansion], models: Path
+) -> None:
+    def shown(prompt: str, *seeds: int, given_as: str = "first", model: str = "sees") -> str:
+        given = [_picture(seed) for seed in seeds]
+        return ask(prompt, folder=models / model, given=given, given_as=given_as).source
+
+    assert shown("it rolls", 0) == "model"
+    assert shown("it rolls", 0) == "remembered"
+    assert shown("it rolls", 1) == "model"  # another picture
+    assert shown("it rolls", 0, given_as="clip") == "model"  # another task
+    assert shown("it rolls", 0, 1, given_as="first-and-last") == "model"
+    assert shown("", 0) == "model"  # from the picture alone
+    assert shown("it rolls", 0, model="writes") == "model"  # blind, and told so
+    assert shown("it rolls", 1, model="writes") == "remembered"
+    assert shown("", 0, model="writes") == "none"  # nothing to write from
+
+
+def test_a_model_that_sees_also_writes_from_text_alone(
+    ask: Callable[..., Expansion], models: Path
+) -> None:
+    assert ask("a red corgi", folder=models / "sees").expanded_prompt == LONG
+
+
+# ---------------------------------------------------------------- where it runs
+
+
+@pytest.fixture
+def large(models: Path, tmp_path: Path) -> Path:
+    """A model that counts as large: more than 256 MB, most of it holes that take no room."""
+    path = Path(shutil.copytree(models / "writes", tmp_path / "large"))
+    with (path / "more.safetensors").open("wb") as file:
+        file.truncate(150_000_000)
+    return path
+
+
+def test_a_large_model_runs_where_it_is_told(ask: Callable[..., Expansion], large: Path) -> None:
+    assert ask("a red ball", folder=large).source == "model"
+    elsewhere = ask("a red ball", seed=2, folder=large, device="cuda:63")
+    assert (elsewhere.source, len(elsewhere.notes)) == ("none", 1)  # a note, no error
+
+
+def test_a_small_model_stays_on_the_cpu(ask: Callable[..., Expansion]) -> None:
+    assert ask("a red ball", device="cuda:63", dtype=torch.float16).source == "model"
+
+
+def test_what_memory_cannot_hold_is_not_loaded(ask: Callable[..., Expansion], large: Path) -> None:
+    """The kernel would end the program, and with it the video that needs no expansion."""
+    with (large / "more.safetensors").open("wb") as file:
+        file.truncate(2**43)
+    made = ask("a red ball", folder=large, dtype=torch.float32)
+    assert made.source == "none" and "GB free" in made.notes[0]
+
+
+# ---------------------------------------------------------------- the embedded model's own
+
+
+@pytest.mark.parametrize("prompt", ["a red ball", "two cones on the snow"])
+def test_the_embedded_model_keeps_what_was_asked(
+    ask: Callable[..., Expansion], prompt: str
+) -> None:
+    """It is told nothing and answers in its own way, whatever else the call says."""
+    made = ask(prompt, folder=TINY, seed=3)
+    assert made.source == "model" and "camera" in made.expanded_prompt
+    assert prompt.split()[-1].rstrip("s") in made.expanded_prompt
+    given = ask(
+        prompt, folder=TINY, seed=3, given=[_picture(0)], given_as="first", device="cuda:63"
+    )
+    assert (given.source, given.expanded_prompt) == ("remembered", made.expanded_prompt)
 
 
 # ---------------------------------------------------------------- words never learned

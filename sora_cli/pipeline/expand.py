@@ -7,16 +7,21 @@ seed and the language model, and transformers is imported only when a new one ha
 
 from __future__ import annotations
 
-import json
-import unicodedata
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from sora_cli.models.language_model import LanguageModel
+from sora_cli.pipeline.answers import length_in_words, objection, unquoted, words
+from sora_cli.pipeline.ask import Question, ask, recall, remember, sees
+from sora_cli.pipeline.instructions import TEXT_MODEL, VISION_MODEL, GivenAs, instructions_for
 from sora_cli.pipeline.prompt import clean_text
-from sora_cli.pipeline.remember import Memory, weights_facts
+from sora_cli.pipeline.remember import Memory
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
 
 PICTURE = "a picture. "  # train/prompts.py's mark of a caption in which nothing moves
 MAX_REMEMBERED = 2000  # expansions, of about half a kilobyte each
@@ -43,45 +48,82 @@ class Expansion:
 
 def expand(
     prompt: str, *, folder: Path | None, seed: int, cache_dir: Path, enabled: bool = True,
-    picture: bool = False, model: str = "tiny",
+    picture: bool = False, model: str = "tiny", given: Sequence[np.ndarray] = (),
+    given_as: GivenAs | None = None, device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
 ) -> Expansion:  # fmt: skip
-    """Expand a prompt with the caption LLM in `folder`; never fails, the user's text stands in.
+    """Expand a prompt with the language model in `folder`; never fails, the user's text stands in.
+
+    A folder with a list of known words holds a model that was taught to write captions of one
+    world; any other is told how to by `instructions.py`.
 
     Args:
-        folder: the model's `language_model/`, or None where a model has none.
+        folder: of a language model or a vision-language model; None where none is installed.
         seed: draws what the prompt leaves open; the same seed gives the same caption.
         cache_dir: where expansions are remembered, in `expansions/`.
         enabled: False leaves the prompt as it is (the note about unknown words is still made).
         picture: ask for the caption of one frame, in which nothing moves.
-        model: the name of the model in the notes.
+        model: the name of the video model in the notes.
+        given: pictures that the video starts from, ends with or continues, uint8 [H, W, 3] each:
+            shown to a model that can see. An empty prompt is then written from them alone.
+        given_as: what they are; None where the video is made from text alone.
+        device, dtype: where a large language model runs, as `ask.ask` takes them.
     """
     text = clean_text(prompt)
     known = known_words(folder)
     note = unknown_note(text, known, model=model)
     notes = (note,) if note else ()
     untouched = Expansion(prompt=prompt, expanded_prompt=text, notes=notes)
-    if not enabled or folder is None or not text or is_dense(text, known):
+    if not enabled or (not text and given_as is None):
         return untouched
-    asked = PICTURE + text if picture else text
+    if folder is None:
+        return _excused(untouched, f"no language model is here: {_way_to_one(given_as)}")
+    question = _question(text, known, folder, seed, picture, tuple(given), given_as)
+    if question is None:
+        return untouched
     memory = Memory(folder=cache_dir / "expansions", suffix=".json", limit=MAX_REMEMBERED)
-    facts = _facts(asked, seed, folder)
-    if remembered := _recall(memory, facts):
-        return Expansion(
-            prompt=prompt, expanded_prompt=remembered, notes=notes, source="remembered"
-        )
+    facts = question.facts()
+    if remembered := recall(memory, facts, "expanded_prompt"):
+        return replace(untouched, expanded_prompt=remembered, source="remembered")
     try:
-        answer = LanguageModel(folder).complete(asked, seed=seed)
+        answer = ask(question, device=device, dtype=dtype)
     except Exception as error:  # whatever it was, the video can still be made from the prompt
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        failed = f"the prompt was used as it is, because it could not be expanded: {reason}"
-        return Expansion(prompt=prompt, expanded_prompt=text, notes=(*notes, failed))
-    if not any(character.isalpha() for character in answer):
-        failed = "the prompt was used as it is, because the language model had no answer"
-        return Expansion(prompt=prompt, expanded_prompt=text, notes=(*notes, failed))
-    if facts:
-        entry = {"prompt": asked, "expanded_prompt": answer}
-        memory.remember((json.dumps(entry, ensure_ascii=False) + "\n").encode(), *facts)
-    return Expansion(prompt=prompt, expanded_prompt=answer, notes=notes, source="model")
+        return _excused(untouched, f"it could not be expanded: {reason}")
+    if amiss := objection(question.prompt, answer, question.instructions):
+        return _excused(untouched, amiss)
+    remember(memory, facts, prompt=question.prompt, expanded_prompt=answer)
+    return replace(untouched, expanded_prompt=answer, source="model")
+
+
+def _question(
+    text: str, known: frozenset[str], folder: Path, seed: int, still: bool,
+    given: tuple[np.ndarray, ...], given_as: GivenAs | None,
+) -> Question | None:  # fmt: skip
+    """What to ask, or None where the prompt says enough or nothing can be asked."""
+    if known:
+        if not text or is_dense(text, known):
+            return None
+        return Question(folder=folder, prompt=PICTURE + text if still else text, seed=seed)
+    text = unquoted(text)
+    shown = given if sees(folder) else ()
+    told = instructions_for(prompt=text, still=still, given_as=given_as, seen=bool(shown))
+    if told is None or (told.enough_words and length_in_words(text) >= told.enough_words):
+        return None
+    frames = shown if given_as is not None else ()
+    return Question(folder=folder, prompt=text, seed=seed, instructions=told, frames=frames)
+
+
+def _excused(untouched: Expansion, reason: str) -> Expansion:
+    """The user's own text, or none where there was none, and why it stands."""
+    stands = (
+        "the prompt was used as it is" if untouched.expanded_prompt else "no prompt was written"
+    )
+    return replace(untouched, notes=(*untouched.notes, f"{stands}, because {reason}"))
+
+
+def _way_to_one(given_as: GivenAs | None) -> str:
+    return f"sora weights pull {TEXT_MODEL if given_as is None else VISION_MODEL}"
 
 
 def is_dense(text: str, known: frozenset[str]) -> bool:
@@ -90,9 +132,9 @@ def is_dense(text: str, known: frozenset[str]) -> bool:
     Such a text is long enough to name everything, speaks of the camera, and has no strange words;
     rewriting it could only lose something.
     """
-    words = [word.casefold() for word in _words(text)]
-    tells_camera = any(word in ("camera", "zoom", "zooms") for word in words)
-    return len(words) >= DENSE_WORDS and tells_camera and not unknown_words(text, known)
+    said = [word.casefold() for word in words(text)]
+    tells_camera = any(word in ("camera", "zoom", "zooms") for word in said)
+    return len(said) >= DENSE_WORDS and tells_camera and not unknown_words(text, known)
 
 
 # ---------------------------------------------------------------------- words never learned
@@ -118,7 +160,7 @@ def unknown_words(prompt: str, known: frozenset[str]) -> list[str]:
         return []
     bases = _known_bases(known)
     found: dict[str, str] = {}
-    for word in _words(prompt):
+    for word in words(prompt):
         folded = word.casefold()
         if folded in known or (len(word) == 1 and word.isascii()) or _bases(folded) & bases:
             continue
@@ -128,30 +170,14 @@ def unknown_words(prompt: str, known: frozenset[str]) -> list[str]:
 
 def unknown_note(prompt: str, known: frozenset[str], *, model: str = "tiny") -> str | None:
     """A sentence that names the unknown words and the way to a model that knows them, or None."""
-    words = [w if len(w) <= 24 else w[:23] + "…" for w in unknown_words(prompt, known)]
-    if not words:
+    named = [w if len(w) <= 24 else w[:23] + "…" for w in unknown_words(prompt, known)]
+    if not named:
         return None
-    more = f" and {len(words) - MAX_NAMED} more" if len(words) > MAX_NAMED else ""
+    more = f" and {len(named) - MAX_NAMED} more" if len(named) > MAX_NAMED else ""
     return (
-        f"{model} never learned: {', '.join(words[:MAX_NAMED])}{more}; "
+        f"{model} never learned: {', '.join(named[:MAX_NAMED])}{more}; "
         "get an open-domain model: sora weights list"
     )
-
-
-def _words(text: str) -> list[str]:
-    """Runs of letters with their combining marks; an emoji is a word of its own."""
-    words, run = [], ""
-    for character in text:
-        kind = unicodedata.category(character)
-        if kind[0] == "L" or (kind[0] == "M" and run):
-            run += character
-            continue
-        if run:
-            words.append(run)
-        run = ""
-        if kind == "So" and ord(character) >= 0x2600:
-            words.append(character)
-    return [*words, run] if run else words
 
 
 def _bases(word: str) -> frozenset[str]:
@@ -172,24 +198,3 @@ def _bases(word: str) -> frozenset[str]:
 @lru_cache(maxsize=4)
 def _known_bases(known: frozenset[str]) -> frozenset[str]:
     return frozenset(base for word in known for base in _bases(word))
-
-
-# ---------------------------------------------------------------------- remembering
-
-
-def _recall(memory: Memory, facts: tuple[object, ...] | None) -> str | None:
-    """A remembered expansion, or None; a damaged entry counts as none."""
-    content = memory.recall(*facts) if facts else None
-    try:
-        expanded = json.loads(content)["expanded_prompt"] if content else None
-    except (ValueError, KeyError, TypeError):
-        return None
-    return expanded if isinstance(expanded, str) else None
-
-
-def _facts(asked: str, seed: int, folder: Path) -> tuple[object, ...] | None:
-    """What an expansion follows from; None when the language model itself cannot be read."""
-    try:
-        return (asked, seed, weights_facts(folder))
-    except OSError:
-        return None
