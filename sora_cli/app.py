@@ -1,149 +1,318 @@
-"""One function per verb: read inputs, run the path, write, return a `Result`.
+"""One function per verb, and the public Python API: read inputs, say what is given, make, write.
 
-This is the public Python API too, and the only module that joins the pipeline to media. Nothing
-heavy is imported before the request has been checked.
+A verb is what it knows and where that stands in time (`pipeline.timeline`); `job` does the rest.
+Nothing heavy is imported before the request has been checked. Every verb returns one `Result` for
+each of the target's seeds, and raises a `SoraError` whose message names the next command.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from sora_cli.errors import OutputError, UsageError
+from sora_cli import arrange, job, planning, source
+from sora_cli.calls import recorded
+from sora_cli.job import Media, Result, Target, Verb
 from sora_cli.pipeline.events import Event, Observer, ignore
+from sora_cli.source import CONTEXT
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from sora_cli.models.specs import ModelSpec
+    from sora_cli.pipeline.caption import Caption
     from sora_cli.pipeline.expand import Expansion
-    from sora_cli.pipeline.request import Request, Settings
-    from sora_cli.runtime.device import DevicePlan
-    from sora_cli.weights.store import Installed
+    from sora_cli.pipeline.request import Request
+    from sora_cli.pipeline.timeline import Segment
+    from sora_cli.source import Fit, Source
 
-# A folder of frames is a str that ends in a slash, which Path would drop; "-" is stdout.
-Target = str | Path | None
-SCHEMA = 1
+    Expand = Callable[[str], str]  # a prompt as the text encoder gets it
+    Segments = Callable[[Expand], Sequence[Segment]]
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Result:
-    """What was made: where it lies (None for a dry run) and the recipe it carries."""
-
-    path: str | Path | None
-    recipe: dict[str, Any]
-
-    def to_json(self) -> dict[str, Any]:
-        """The object of `--json` (docs/reference/recipe.schema.json)."""
-        return self.recipe if self.path is None else {"path": str(self.path), **self.recipe}
+Direction = Literal["forward", "backward", "both"]
 
 
-@dataclass
-class _Clock:
-    """Seconds spent in each phase, told by the events that pass through it."""
-
-    observer: Observer
-    phase: str | None = None
-    since: float = 0.0
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def __call__(self, event: Event) -> None:
-        if event.phase not in ("note", self.phase):
-            self.enter(event.phase)
-        self.observer(event)
-
-    def enter(self, phase: str | None) -> None:
-        """Close the running phase and begin another."""
-        now = time.perf_counter()
-        if self.phase is not None:
-            self.seconds[self.phase] = self.seconds.get(self.phase, 0.0) + now - self.since
-        self.phase, self.since = phase, now
-
-    def timings(self) -> dict[str, float]:
-        """Phases that are over, and the running one so far."""
-        self.enter(self.phase)
-        return {name: round(seconds, 3) for name, seconds in self.seconds.items()}
-
-
+@recorded
 def generate(
-    request: Request,
-    *,
-    output: Target = None,
-    num_videos: int = 1,
-    crf: int = 18,
-    force: bool = False,
-    dry_run: bool = False,
-    observer: Observer = ignore,
+    request: Request, *, target: Target | None = None, observer: Observer = ignore
 ) -> Iterator[Result]:
-    """Make videos from a prompt, one for each of `num_videos` seeds.
-
-    Args:
-        output: file, folder (frames/) or "-"; None names it after prompt and seed.
-        crf: quality of lossy video, lower is better.
-        dry_run: say what would be done, make nothing.
-
-    Raises:
-        SoraError: see errors.py; the message names the next command.
-    """
-    from sora_cli.media import video
-
-    def write(path: Any, made: Any, recipe: dict[str, Any], settings: Settings) -> None:
-        video.write(
-            path, made, width=settings.width, height=settings.height, fps=settings.fps,
-            recipe=recipe, crf=crf, force=force,
-        )  # fmt: skip
-
-    media = _Media(
-        suffix=".mp4", check=video.check_output, check_stream=video.check_stream, write=write
-    )
-    return _make(request, media, output, num_videos, force, dry_run, observer)
+    """Make videos from a prompt; one longer than the model's own length is continued in pieces."""
+    return _from_prompt(request, job.video_media(), target or Target(), observer)
 
 
-def animate(
-    request: Request,
-    *,
-    output: Target = None,
-    num_videos: int = 1,
-    crf: int = 18,
-    force: bool = False,
-    dry_run: bool = False,
-    observer: Observer = ignore,
-) -> Iterator[Result]:
-    """Make videos that start with the picture `request.image`; otherwise as `generate`."""
-    if request.image is None:
-        raise UsageError("no picture to animate", hint="sora animate IMAGE [PROMPT]")
-    if request.prompt == "":
-        observer(Event(phase="note", message="no prompt: the picture alone decides what moves"))
-        request = replace(request, expand=False)
-    return generate(
-        request, output=output, num_videos=num_videos, crf=crf, force=force, dry_run=dry_run,
-        observer=observer,
-    )  # fmt: skip
-
-
+@recorded
 def image(
-    request: Request,
-    *,
-    output: Target = None,
-    num_images: int = 1,
-    force: bool = False,
-    dry_run: bool = False,
-    observer: Observer = ignore,
+    request: Request, *, target: Target | None = None, observer: Observer = ignore
 ) -> Iterator[Result]:
     """Make pictures from a prompt: videos of one frame, written as PNG, JPEG or WebP."""
-    from sora_cli.media import image as picture
-
-    def write(path: Any, made: Any, recipe: dict[str, Any], settings: Settings) -> None:
-        picture.write(path, next(iter(made))[0], recipe=recipe, force=force)
-
     request = replace(request, num_frames=1, duration=None)
-    media = _Media(
-        suffix=".png", check=picture.check_output, check_stream=lambda: ".png", write=write
+    return _from_prompt(request, job.picture_media(), target or Target(), observer)
+
+
+@recorded
+def animate(
+    image: Path,
+    request: Request,
+    *,
+    last: Path | None = None,
+    fit: Fit = "crop",
+    target: Target | None = None,
+    observer: Observer = ignore,
+) -> Iterator[Result]:
+    """Make videos that start with a picture, and end with `last` where that is given."""
+    installed, settings = planning.settle(request, observer)
+    if last is None:
+        planning.require(installed, "i2v", "start from a picture")
+    else:
+        planning.require(installed, "flf2v", "lead from one picture to another")
+    first = source.picture(image, settings, fit)
+    end = None if last is None else source.picture(last, settings, fit)
+
+    def segments(expand: Expand) -> Sequence[Segment]:
+        from sora_cli.pipeline.timeline import Span
+
+        prompt = expand(settings.prompt)
+        return [
+            Span(
+                num_frames=settings.num_frames, prompt=prompt, head=first, tail=end,
+                shows_head=True, shows_tail=end is not None,
+            )
+        ]  # fmt: skip
+
+    settings = arrange.with_prompt(settings, request, image, installed, observer)
+    parents = [path for path in (image, last) if path is not None]
+    verb = Verb(
+        media=job.video_media(),
+        segments=segments,
+        given=(first[0],) if end is None else (first[0], end[0]),
+        given_as="first" if end is None else "first-and-last",
+        **arrange.told("animate", parents),
     )
-    return _make(request, media, output, num_images, force, dry_run, observer)
+    return job.make(request, installed, settings, verb, target or Target(), observer)
+
+
+@recorded
+def extend(
+    clip: Path,
+    request: Request,
+    *,
+    by: float | None = None,
+    to: float | None = None,
+    direction: Direction = "forward",
+    target: Target | None = None,
+    observer: Observer = ignore,
+) -> Iterator[Result]:
+    """Continue a clip forward, backward or both; its own frames come back untouched.
+
+    Args:
+        by: seconds to add on each side asked for; None = what one canvas adds.
+        to: seconds that the whole is to last, instead of `by`.
+    """
+    found, installed, settings = arrange.from_clip(clip, request, "continue a clip", observer)
+    sides = 2 if direction == "both" else 1
+    frames = arrange.added_frames(found, by, to, sides)
+
+    def segments(expand: Expand) -> Sequence[Segment]:
+        from sora_cli.pipeline.timeline import Span
+
+        prompt = expand(settings.prompt)
+        whole: list[Segment] = [found.kept()]
+        if direction != "forward":
+            whole.insert(0, Span(num_frames=frames, prompt=prompt, tail=found.head(CONTEXT)))
+        if direction != "backward":
+            whole.append(Span(num_frames=frames, prompt=prompt, head=found.tail(CONTEXT)))
+        return whole
+
+    verb = _clip_verb("extend", found, [clip], segments)
+    verb = replace(verb, heard=((0 if direction == "forward" else 1, found.clip),))
+    return job.make(request, installed, settings, verb, target or Target(), observer)
+
+
+@recorded
+def loop(
+    clip: Path | None,
+    request: Request,
+    *,
+    over: float | None = None,
+    target: Target | None = None,
+    observer: Observer = ignore,
+) -> Iterator[Result]:
+    """Lead a clip's end back to its own start, so that it plays in a circle.
+
+    Args:
+        clip: None = make a loop from the prompt alone.
+        over: seconds of the way back, None = what one canvas makes between two ends; of a loop from
+            nothing, its length.
+    """
+    if clip is None:
+        return _ring(request, over, target or Target(), observer)
+    found, installed, settings = arrange.from_clip(clip, request, "close a loop", observer)
+    frames = arrange.frames_over(found, over)
+
+    def segments(expand: Expand) -> Sequence[Segment]:
+        from sora_cli.pipeline.timeline import Span
+
+        prompt = expand(settings.prompt)
+        back = Span(
+            num_frames=frames, prompt=prompt, head=found.tail(CONTEXT), tail=found.head(CONTEXT)
+        )
+        return [found.kept(), back]
+
+    verb = _clip_verb("loop", found, [clip], segments)
+    verb = replace(verb, closed=True, heard=((0, found.clip),))
+    return job.make(request, installed, settings, verb, target or Target(), observer)
+
+
+@recorded
+def connect(
+    first: Path,
+    second: Path,
+    request: Request,
+    *,
+    over: float | None = None,
+    target: Target | None = None,
+    observer: Observer = ignore,
+) -> Iterator[Result]:
+    """Lead from one clip to another, at the size and rate of the first."""
+    found, installed, settings = arrange.from_clip(first, request, "connect clips", observer)
+    other = source.Source(clip=source.open_source(second), settings=settings)
+    frames = arrange.frames_over(found, over)
+    for note in (*other.clip.notes, *arrange.reconciled(found, other)):
+        observer(Event(phase="note", message=f"{second.name}: {note}"))
+
+    def segments(expand: Expand) -> Sequence[Segment]:
+        from sora_cli.pipeline.timeline import Span
+
+        prompt = expand(settings.prompt)
+        way = Span(
+            num_frames=frames, prompt=prompt, head=found.tail(CONTEXT), tail=other.head(CONTEXT)
+        )
+        return [found.kept(), way, other.kept(like=found)]
+
+    verb = _clip_verb("connect", found, [first, second], segments)
+    verb = replace(verb, heard=((0, found.clip), (2, other.clip)))
+    return job.make(request, installed, settings, verb, target or Target(), observer)
+
+
+@recorded
+def edit(
+    clip: Path,
+    request: Request,
+    *,
+    strength: float = 0.6,
+    between: tuple[float, float] | None = None,
+    mask: Path | None = None,
+    target: Target | None = None,
+    observer: Observer = ignore,
+) -> Iterator[Result]:
+    """Change a clip by a prompt (SDEdit), or make a part of it anew.
+
+    Args:
+        strength: how much may change, above 0 to 1.
+        between: (from, to) in seconds: make this part anew and leave the rest untouched.
+        mask: a picture or a clip; only what is white in it may change.
+    """
+    arrange.check_strength(strength)
+    found, installed, settings = arrange.from_clip(clip, request, "change a clip", observer)
+    cut = None if between is None else arrange.cut_frames(found, between)
+    white = None if mask is None else arrange.white_of(mask, found, installed, cut)
+
+    def segments(expand: Expand) -> Sequence[Segment]:
+        from sora_cli.pipeline.timeline import Span
+
+        prompt = expand(settings.prompt)
+        if cut is None:
+            return [
+                Span(
+                    num_frames=found.num_frames, prompt=prompt, source=found.seen,
+                    strength=strength, mask=white,
+                )
+            ]  # fmt: skip
+        return arrange.recut(found, prompt, *cut)
+
+    verb = replace(_clip_verb("edit", found, [clip], segments), heard=((0, found.clip),))
+    return job.make(request, installed, settings, verb, target or Target(), observer)
+
+
+@recorded
+def upscale(
+    clip: Path,
+    request: Request,
+    *,
+    scale: float = 2.0,
+    strength: float = 0.3,
+    target: Target | None = None,
+    observer: Observer = ignore,
+) -> Iterator[Result]:
+    """Make a clip or a picture larger: resampled, partly noised and made anew, in tiles.
+
+    Args:
+        scale: of both sides, where the request has no size.
+        strength: how much of it is made anew, above 0 to 1.
+    """
+    arrange.check_strength(strength)
+    opened, installed = source.open_source(clip), planning.find_model(request)
+    planning.require(installed, "t2v", "make a clip larger")
+    width, height = arrange.larger(request, opened, scale)
+    settings = arrange.large_settings(request, installed.spec, width, height)
+    settings = arrange.with_prompt(settings, request, clip, installed, observer)
+    found = source.Source(clip=opened, settings=settings)
+
+    def segments(expand: Expand) -> Sequence[Segment]:
+        from sora_cli.pipeline.timeline import Span
+
+        return [
+            Span(
+                num_frames=found.num_frames, prompt=expand(settings.prompt), source=found.seen,
+                strength=strength,
+            )
+        ]  # fmt: skip
+
+    media = job.picture_media() if opened.num_frames == 1 else job.video_media()
+    output = arrange.at_size(found, width, height)
+    verb = Verb(media=media, segments=segments, output=output, **arrange.told("upscale", [clip]))
+    verb = replace(verb, notes=opened.notes, heard=((0, opened),))
+    return job.make(request, installed, settings, verb, target or Target(), observer)
+
+
+@recorded
+def storyboard(
+    file: Path, request: Request, *, target: Target | None = None, observer: Observer = ignore
+) -> Iterator[Result]:
+    """Make a video from a storyboard: timed prompts, pictures and clips, cut or joined."""
+    from sora_cli.pipeline import storyboard as boards
+
+    board = boards.read(file)
+    request = arrange.with_board(request, board)
+    installed = planning.find_model(request)
+    clips = arrange.open_clips(board)
+    like = next(iter(clips.values()), None)
+    shaped = request if like is None else source.shaped_like(request, like, installed.spec)
+    settings = planning.settle(replace(shaped, num_frames=None, duration=None), observer)[1]
+    found = None if like is None else source.Source(clip=like, settings=settings)
+    pictures = {
+        path: source.picture(path, settings, "crop")
+        for shot in board.shots
+        for path in (shot.image, shot.last_image)
+        if path is not None
+    }
+
+    def segments(expand: Expand) -> Sequence[Segment]:
+        material = boards.Material(
+            prompt=expand,
+            picture=pictures.__getitem__,
+            clip=lambda shot: arrange.part(shot, clips, settings),
+        )
+        return boards.as_segments(board, settings.fps, material)
+
+    output = None if found is None else found.output
+    parents = [file, *dict.fromkeys(path for shot in board.shots for path in shot.files)]
+    verb = Verb(
+        media=job.video_media(),
+        segments=segments,
+        output=output,
+        **arrange.told("storyboard", parents),
+    )
+    return job.make(request, installed, settings, verb, target or Target(), observer)
 
 
 def info(path: Path) -> dict[str, Any]:
@@ -158,224 +327,72 @@ def expand(prompt: str, model: str = "tiny", seed: int | None = None) -> Expansi
     from sora_cli.weights import store
 
     installed = store.locate(model)
-    if installed.language_model is None:
-        raise UsageError(
-            f"{installed.spec.name} has no caption LLM of its own",
-            hint='sora expand "…" -m tiny',
-        )
-    return _expand(prompt, installed, 0 if seed is None else seed, enabled=True)
+    return planning.expand(prompt, installed, 0 if seed is None else seed, enabled=True)
 
 
-# ---------------------------------------------------------------- the one way of making
+def caption(file: Path, *, seed: int | None = None) -> Caption:
+    """What is seen in a picture or a clip, in words, by the vision-language model.
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Media:
-    """How a verb's outputs are checked before the work and written after it."""
-
-    suffix: str
-    check: Callable[..., str]
-    check_stream: Callable[[], str]
-    write: Callable[..., None]
-
-
-def _make(
-    request: Request, media: _Media, output: Target, count: int, force: bool, dry_run: bool,
-    observer: Observer,
-) -> Iterator[Result]:  # fmt: skip
-    """Check everything that can be checked, then make one output for each seed."""
-    from sora_cli.pipeline.request import resolve
-    from sora_cli.weights import store
-
-    clock = _Clock(observer)
-    installed = store.locate(request.model or "tiny")
-    settings, notes = resolve(request, installed.spec)
-    for note in notes:
-        observer(Event(phase="note", message=note))
-    seeds = tuple(settings.seed + i for i in range(count))
-    targets = _targets(output, settings, seeds, media, force)
-    first_frame = _first_frame(request, settings, installed.spec)
-    if request.seed is None and not dry_run:
-        observer(Event(phase="note", message=f"seed {settings.seed}"))
-    if dry_run:
-        yield Result(path=None, recipe=_plan(settings, installed, request))
-        return
+    Raises:
+        WeightsError: none has been pulled.
+    """
+    from sora_cli.pipeline.caption import caption as describe
+    from sora_cli.pipeline.instructions import VISION_MODEL
     from sora_cli.runtime.device import choose_device
-
-    clock(Event(phase="load"))
-    plan = choose_device(request.device, request.dtype)
-    store.verify(installed)
-    expansion = _expand_for(settings, installed, clock)
-    work = _Work(installed=installed, plan=plan, settings=settings, expansion=expansion)
-    for made, target in zip(_run(work, seeds, first_frame, clock), targets, strict=True):
-        recipe = _recipe(work, made.seed, clock)
-        frames = _then_write(made.frames, clock)
-        media.write(target if target != "-" else _stdout(), frames, recipe, settings)
-        # What could not be known when the file's recipe was written: decoding and writing too.
-        yield Result(path=target, recipe={**recipe, **_measured(clock)})
-        clock.seconds.clear()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Work:
-    installed: Installed
-    plan: DevicePlan
-    settings: Settings
-    expansion: Expansion
-
-
-def _run(
-    work: _Work, seeds: tuple[int, ...], first_frame: np.ndarray | None, clock: _Clock
-) -> Iterator[Any]:
-    clock(Event(phase="load"))
-    from sora_cli.pipeline.generate import Order, generate
     from sora_cli.runtime.paths import cache_dir
-
-    order = Order(
-        settings=work.settings, spec=work.installed.spec, folder=work.installed.folder,
-        device=work.plan.device, dtype=work.plan.dtype,
-        prompt=work.expansion.expanded_prompt, seeds=seeds, first_frame=first_frame,
-        cache_dir=cache_dir(),
-    )  # fmt: skip
-    return generate(order, clock)
-
-
-def _targets(
-    output: Target, settings: Settings, seeds: tuple[int, ...], media: _Media, force: bool
-) -> list[str | Path]:
-    """Where each seed's output goes, checked; several go to numbered siblings of the name given."""
-    from sora_cli.media.output import default_path, numbered
-
-    if output == "-":
-        if len(seeds) > 1:
-            raise UsageError(f"{len(seeds)} files do not fit on stdout", hint="-o clip.mp4")
-        _stdout()
-        media.check_stream()
-        return ["-"]
-    targets: list[str | Path]
-    if output is None:
-        targets = [default_path(settings.prompt, seed, media.suffix) for seed in seeds]
-    else:
-        targets = [output if len(seeds) == 1 else numbered(output, seed) for seed in seeds]
-    for target in targets:
-        media.check(target, force=force)
-    return targets
-
-
-def _then_write(frames: Iterator[np.ndarray], clock: _Clock) -> Iterator[np.ndarray]:
-    """The same frames; after the last one the encoder still has work to do."""
-    yield from frames
-    clock(Event(phase="write"))
-
-
-def _first_frame(request: Request, settings: Settings, spec: ModelSpec) -> np.ndarray | None:
-    if request.image is None:
-        return None
-    if spec.conditioning != "tokens":
-        raise UsageError(
-            f"{spec.name} cannot start from a picture",
-            hint="a model of the wan2.2-ti2v family can, and the embedded one: -m tiny",
-        )
-    from sora_cli.media import image as picture
-
-    return picture.fit(picture.read(request.image), settings.width, settings.height)
-
-
-def _stdout() -> Any:
-    import sys
-
-    if sys.stdout is None:
-        raise OutputError("standard output is closed", hint="to write a file: -o clip.mp4")
-    return sys.stdout.buffer
-
-
-def _expand_for(settings: Settings, installed: Installed, clock: _Clock) -> Expansion:
-    if settings.expand:
-        clock(Event(phase="expand"))
-    expansion = _expand(
-        settings.prompt,
-        installed,
-        settings.seed,
-        enabled=settings.expand,
-        picture=settings.num_frames == 1,
-    )
-    for note in expansion.notes:
-        clock(Event(phase="note", message=note))
-    return expansion
-
-
-def _expand(
-    prompt: str, installed: Installed, seed: int, *, enabled: bool, picture: bool = False
-) -> Expansion:
-    from sora_cli.pipeline.expand import expand as long_form
-    from sora_cli.runtime.paths import cache_dir
-
-    return long_form(
-        prompt,
-        folder=installed.language_model,
-        seed=seed,
-        cache_dir=cache_dir(),
-        enabled=enabled,
-        picture=picture,
-        model=installed.spec.name,
-    )
-
-
-def _recipe(work: _Work, seed: int, clock: _Clock) -> dict[str, Any]:
-    """The recipe of one output, as docs/reference/recipe.schema.json describes it."""
-    from importlib.metadata import version
-
-    from sora_cli.weights.store import identity
-
-    settings, expansion = work.settings, work.expansion
-    expanded = None if expansion.source == "none" else expansion.expanded_prompt
-    return {
-        **_numbers(replace(settings, seed=seed)),
-        "expanded_prompt": expanded,
-        "device": work.plan.device_name,
-        "dtype": work.plan.dtype_name,
-        "device_reason": work.plan.reason,
-        "weights": identity(work.installed),
-        "version": version("sora-cli"),
-        **_measured(clock),
-    }
-
-
-def _measured(clock: _Clock) -> dict[str, Any]:
-    from sora_cli.runtime.memory import peak_memory
-
-    return {"timings": clock.timings(), "peak_memory": peak_memory()}
-
-
-def _numbers(settings: Settings) -> dict[str, Any]:
-    return {
-        "schema": SCHEMA,
-        "seed": settings.seed,
-        "model": settings.model,
-        "size": [settings.width, settings.height],
-        "num_frames": settings.num_frames,
-        "fps": settings.fps,
-        "duration": settings.num_frames / settings.fps,
-        "prompt": settings.prompt,
-        "negative_prompt": settings.negative_prompt,
-        "steps": settings.num_inference_steps,
-        "guidance_scale": settings.guidance_scale,
-        "shift": settings.shift,
-        "sampler": settings.sampler,
-        "sigma_grid": settings.sigma_grid,
-    }
-
-
-def _plan(settings: Settings, installed: Installed, request: Request) -> dict[str, Any]:
-    """What a dry run says: the settings, and what they cost."""
     from sora_cli.weights import store
 
-    tokens = installed.spec.tokens(settings.width, settings.height, settings.num_frames)
-    passes = settings.num_inference_steps * (1 if settings.guidance_scale == 1 else 2)
-    return {
-        **_numbers(settings),
-        "device": request.device or "auto",
-        "tokens": tokens,
-        "denoising_flops": passes * store.denoising_flops(installed, tokens),
-        "weights_bytes": store.size_on_disk(installed),
-    }
+    frames = source.moments(source.open_source(file))
+    folder = store.language_model(VISION_MODEL)
+    device = choose_device().device_name if folder else "cpu"
+    return describe(
+        frames, folder=folder, cache_dir=cache_dir(), seed=0 if seed is None else seed,
+        device=device,
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- what verbs share
+
+
+def _from_prompt(
+    request: Request, media: Media, target: Target, observer: Observer
+) -> Iterator[Result]:
+    installed, settings = planning.settle(request, observer)
+    planning.require(installed, "t2v", "make a video from a prompt alone")
+
+    def segments(expand: Expand) -> Sequence[Segment]:
+        from sora_cli.pipeline.timeline import Span
+
+        prompt = expand(settings.prompt)
+        return [Span(num_frames=settings.num_frames, prompt=prompt)]
+
+    verb = Verb(media=media, segments=segments)
+    return job.make(request, installed, settings, verb, target, observer)
+
+
+def _clip_verb(name: str, found: Source, parents: list[Path], segments: Segments) -> Verb:
+    return Verb(
+        media=job.video_media(),
+        segments=segments,
+        output=found.output,
+        given=tuple(source.moments(found.clip)) if found.settings.expand else (),
+        given_as="clip",
+        **arrange.told(name, parents),
+    )
+
+
+def _ring(
+    request: Request, over: float | None, target: Target, observer: Observer
+) -> Iterator[Result]:
+    """A loop from nothing, as long as `over` seconds or the model's own length."""
+    length = request if over is None else replace(request, duration=over, num_frames=None)
+    installed, settings = planning.settle(length, observer)
+    planning.require(installed, "t2v", "make a video from a prompt alone")
+
+    def segments(expand: Expand) -> Sequence[Segment]:
+        from sora_cli.pipeline.timeline import Ring
+
+        return [Ring(num_frames=settings.num_frames, prompt=expand(settings.prompt))]
+
+    verb = Verb(media=job.video_media(), segments=segments, closed=True, extra={"verb": "loop"})
+    return job.make(request, installed, settings, verb, target, observer)

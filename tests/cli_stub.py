@@ -53,7 +53,7 @@ class StubApp:
         for step in range(3):
             observe(Event(phase="denoise", step=step + 1, total=3))
         self.before()
-        for index in range(arguments.get("num_videos", 1)):
+        for index in range(arguments["target"].count):
             yield StubResult(Path(f"ball-{index}.mp4"))
 
     def generate(self, request: Request, **arguments: Any) -> Iterator[StubResult]:
@@ -62,8 +62,8 @@ class StubApp:
     def image(self, request: Request, **arguments: Any) -> Iterator[StubResult]:
         return self._make("image", request, arguments)
 
-    def animate(self, request: Request, **arguments: Any) -> Iterator[StubResult]:
-        return self._make("animate", request, arguments)
+    def animate(self, image: Path, request: Request, **arguments: Any) -> Iterator[StubResult]:
+        return self._make("animate", request, {"image": image, **arguments})
 
     def info(self, path: Path) -> dict[str, Any]:
         return {"schema": 1, "size": [160, 96], "timings": {"denoise": 1.5}, "expand": None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from sora_cli.pipeline.canvas import (
     lay_out,
     noise,
 )
-from sora_cli.pipeline.sampler import Guidance, denoise, make_schedule
+from sora_cli.pipeline.sampler import Guidance, make_schedule, sample
 
 SHAPE = (3, 7, 2, 3)  # C, T, H, W: 25 frames of 32x48 at stride 4x16x16
 
@@ -103,10 +104,40 @@ def test_a_tail_may_be_named_by_its_frame() -> None:
     assert torch.equal(by_frame.denoise_mask, from_the_end.denoise_mask)
 
 
-@pytest.mark.parametrize("index", [4, -12, 18])
-def test_frames_in_the_middle_are_refused(index: int) -> None:
+def test_frames_in_the_middle_are_a_block_of_their_own() -> None:
+    frames = clip(8)
+    canvas = lay_out(toy_encode, SHAPE, [Conditioning(frames=frames, index=9)])
+    assert canvas.denoise_mask.tolist() == [1, 1, 1, 0, 0, 1, 1]
+    assert torch.equal(canvas.clean_latents[:, 3:5], encode_given(toy_encode, frames, "tail")[0])
+
+
+@pytest.mark.parametrize("index", [4, -11, 18, 2])
+def test_frames_that_start_no_latent_frame_are_refused(index: int) -> None:
     with pytest.raises(AssertionError):
         lay_out(toy_encode, SHAPE, [Conditioning(frames=clip(8), index=index)])
+
+
+def test_a_region_is_given_where_all_its_pixels_are() -> None:
+    mask = torch.ones(1, 1, 5, 32, 48)
+    mask[..., 2, 5, 20] = 0  # one pixel of the second latent frame, in its second column
+    rows = [Conditioning(frames=clip(5), index=0, mask=mask)]
+    canvas = lay_out(toy_encode, SHAPE, rows)
+    made = torch.zeros(7, 2, 3)
+    made[1, 0, 1] = 1
+    made[2:] = 1
+    assert torch.equal(canvas.denoise_mask, made)
+    tokens = canvas.timesteps(875.0, batch=1)
+    assert torch.equal(tokens, 875 * made.flatten()[None])
+
+
+def test_noised_latents_are_put_back_at_each_level() -> None:
+    """RePaint: the model knows nothing, so what is known is as noisy as all the rest."""
+    known, start = torch.ones(3, 1, 2, 3), noise(SHAPE, 0)
+    canvas = replace(Canvas.blank(SHAPE).give(known, 0), holds="noised")
+    held = canvas.hold(torch.zeros(1, *SHAPE), 0.25, start)
+    assert torch.equal(held[0, :, 0], 0.75 * known[:, 0] + 0.25 * start[0, :, 0])
+    assert not held[:, :, 1:].any()
+    assert canvas.timesteps(250.0, batch=2).tolist() == [250.0, 250.0]
 
 
 def test_two_conditionings_on_one_latent_frame_are_refused() -> None:
@@ -156,7 +187,7 @@ def test_given_latents_come_back_unchanged(
         canvas = canvas.give(known[:, :head], 0)
     if tail:
         canvas = canvas.give(known[:, frames - tail :], frames - tail)
-    made = denoise(
+    made = sample(
         drift,
         noise(shape, seed),
         canvas,
@@ -176,8 +207,8 @@ def test_an_image_is_a_canvas_of_one_frame() -> None:
     canvas = Canvas.blank(shape)
     schedule = make_schedule(3, 3.0, sampler="euler")
     guidance = Guidance(context=None)
-    made = denoise(drift, noise(shape, 0), canvas, schedule, sampler="euler", guidance=guidance)
+    made = sample(drift, noise(shape, 0), canvas, schedule, sampler="euler", guidance=guidance)
     assert made.shape == (1, 3, 1, 2, 3)
     whole = lay_out(toy_encode, shape, [Conditioning(frames=clip(1), index=0)])
-    made = denoise(drift, noise(shape, 0), whole, schedule, sampler="euler", guidance=guidance)
+    made = sample(drift, noise(shape, 0), whole, schedule, sampler="euler", guidance=guidance)
     assert torch.equal(made, toy_encode(clip(1)))

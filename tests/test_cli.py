@@ -16,6 +16,7 @@ from sora_cli.cli import reference
 from sora_cli.cli.main import main
 from sora_cli.cli.output import Output
 from sora_cli.errors import DeviceError, ExitCode, OutputError, SoraError, Terminated, WeightsError
+from sora_cli.job import Target
 from tests.cli_stub import StubApp
 
 Capture = pytest.CaptureFixture[str]
@@ -56,22 +57,17 @@ def test_every_option_reaches_the_request(stub: StubApp) -> None:
     assert (request.num_inference_steps, request.guidance_scale, request.seed) == (4, 2.5, 7)
     assert (request.expand, request.sampler, request.sigma_grid) == (False, "unipc", "original")
     assert (request.shift, request.device, request.dtype) == (4, "cpu", "bf16")
-    del stub.arguments["observer"]
-    assert stub.arguments == {
-        "output": Path("out.webm"),
-        "num_videos": 2,
-        "crf": 20,
-        "force": True,
-        "dry_run": True,
-    }
+    assert stub.arguments["target"] == Target(
+        output=Path("out.webm"), count=2, crf=20, force=True, dry_run=True
+    )
 
 
 def test_animate_and_image_make_requests(stub: StubApp) -> None:
     assert main(["animate", "cat.png", "it jumps", "--num-frames", "9"]) == 0
-    assert stub.request.image == Path("cat.png")
+    assert stub.arguments["image"] == Path("cat.png")
     assert (stub.request.prompt, stub.request.num_frames) == ("it jumps", 9)
     assert main(["animate", "cat.png"]) == 0
-    assert stub.request.prompt == ""
+    assert stub.request.prompt == "" and not stub.request.needs_prompt
     assert main(["image", "a cat", "--aspect", "1:1", "--resolution", "64p"]) == 0
     assert stub.calls[-1][0] == "image"
     assert (stub.request.aspect, stub.request.resolution) == ("1:1", "64p")
@@ -194,7 +190,7 @@ def test_stdout_of_a_terminal_takes_no_file(stub: StubApp) -> None:
 
 def test_streamed_output_prints_no_path(stub: StubApp, capsys: Capture) -> None:
     assert main(["generate", "p", "-o", "-"]) == 0
-    assert stub.arguments["output"] == "-"
+    assert stub.arguments["target"].output == "-"
     assert capsys.readouterr().out == ""
 
 
@@ -259,13 +255,12 @@ def test_weights_list_and_path(capsys: Capture) -> None:
     assert main(["weights", "list"]) == 0
     captured = capsys.readouterr()
     names = [line.split()[0] for line in captured.out.splitlines()]
-    assert names == ["NAME", "tiny", "wan2.1-t2v-1.3b", "wan2.2-ti2v-5b"]
-    assert "note: wan2.2-ti2v-5b: loaded from a diffusers folder with -m FOLDER" in captured.err
+    assert names[:2] == ["NAME", "tiny"] and "wan2.2-ti2v-5b" in names
     assert main(["weights", "list", "--json"]) == 0
     models: list[dict[str, Any]] = json.loads(capsys.readouterr().out)["models"]
-    assert models[2]["size"] == [1280, 704]
+    assert {row["name"]: row for row in models}["wan2.2-ti2v-5b"]["size"] == [1280, 704]
     assert main(["weights", "path", "wan2.2-ti2v-5b"]) == ExitCode.WEIGHTS
-    assert "loaded from a diffusers folder with -m FOLDER" in capsys.readouterr().err
+    assert "hint: sora weights pull wan2.2-ti2v-5b" in capsys.readouterr().err
     assert main(["weights", "path", "tiny"]) == 0
     assert Path(capsys.readouterr().out.strip(), "model_index.json").is_file()
 

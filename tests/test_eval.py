@@ -119,7 +119,8 @@ def studio(tmp_path: Path, **changes: object) -> clips.Studio:
     (folder / "vae").mkdir(parents=True, exist_ok=True)
     (folder / "vae" / "config.json").write_text("{}")
     size = {"width": 64, "height": 48, "num_frames": 9}
-    model = SimpleNamespace(spec=replace(TINY, **size), folder=folder)
+    parts = {name: folder / name for name in ("transformer", "vae", "text_encoder", "tokenizer")}
+    model = SimpleNamespace(spec=replace(TINY, **size), folder=folder, parts=parts)
     made = clips.Studio(
         model=model, device=torch.device("cpu"), dtype=torch.float32, work=tmp_path / "work",
         deadline=float("inf"), say=lambda text: None,

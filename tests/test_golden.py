@@ -17,8 +17,16 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sora_cli.pipeline.generate import Order, generate
+from sora_cli.pipeline.canvas import Conditioning
+from sora_cli.pipeline.generate import (
+    decode_frames,
+    lay_canvas,
+    make_video_latents,
+    read_texts,
+)
+from sora_cli.pipeline.networks import Model, Networks
 from sora_cli.pipeline.request import Request, Settings, resolve
+from sora_cli.runtime.plan import MemoryPlan
 from sora_cli.weights import store
 
 FILE = Path(__file__).parent / "goldens" / "tiny.safetensors"
@@ -60,13 +68,17 @@ def make(name: str) -> dict[str, Tensor]:
     """The latents of one case, and the last frame that they become."""
     installed = store.locate("tiny")
     settings = settings_of(**CASES[name])
-    order = Order(
-        settings=settings, spec=installed.spec, folder=installed.folder,
-        device=torch.device("cpu"), dtype=torch.float32, prompt=PROMPT, seeds=(settings.seed,),
-        first_frame=picture() if name == "animate" else None,
+    model = Model(
+        spec=installed.spec, parts=installed.parts, device=torch.device("cpu"),
+        dtype=torch.float32, plan=MemoryPlan(),
     )  # fmt: skip
-    (made,) = [(video.latents, list(video.frames)) for video in generate(order)]
-    latents, chunks = made
+    video = torch.from_numpy(picture()).permute(2, 0, 1)[None, :, None] / 127.5 - 1
+    rows = [Conditioning(frames=video, index=0)] if name == "animate" else []
+    with Networks(model) as networks:
+        texts = read_texts(networks, PROMPT, settings)
+        canvas = lay_canvas(networks, settings, rows)
+        latents = make_video_latents(networks, texts, canvas, settings, settings.seed)
+        chunks = list(decode_frames(networks, latents))
     last = torch.from_numpy(np.concatenate(chunks)[-1].copy())  # [H, W, 3]
     return {f"{name}.latents": latents.contiguous(), f"{name}.last_frame": last}
 

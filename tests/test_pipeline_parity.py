@@ -64,11 +64,11 @@ def theirs(layout: str, prompt: str = PROMPT, *, made_by: Any = None, **options:
     """diffusers' frames, [T, H, W, 3] from 0 to 1."""
     width, height = SIZES[layout]
     options = {"guidance_scale": 5.0, "negative_prompt": NEGATIVE, "num_frames": FRAMES} | options
+    options = {"num_inference_steps": STEPS} | options
     made = (made_by or pipeline(layout))(
         prompt=prompt,
         width=width,
         height=height,
-        num_inference_steps=STEPS,
         generator=torch.Generator("cpu").manual_seed(7),
         output_type="np",
         **options,
@@ -76,15 +76,22 @@ def theirs(layout: str, prompt: str = PROMPT, *, made_by: Any = None, **options:
     return made.frames[0]
 
 
-def ours(verb: str, words: list[str], folder: Path, layout: str, *options: str) -> np.ndarray:
+def ours(
+    verb: str,
+    words: list[str],
+    model: Path | str,
+    layout: str,
+    *options: str,
+    target: Path | None = None,
+) -> np.ndarray:
     """The frames that the command line writes, uint8 [T, H, W, 3]."""
     width, height = SIZES[layout]
-    target = folder.parent / ("out.png" if verb == "image" else "out.mkv")
-    length = () if verb == "image" else ("--num-frames", str(FRAMES))
+    target = target or Path(model).parent / ("out.png" if verb == "image" else "out.mkv")
+    length = ("--num-frames", str(FRAMES)) if verb in ("generate", "animate") else ()
     if "-n" not in options:
         options = ("-n", NEGATIVE, *options)
     command = [
-        *(verb, *words, "-m", str(folder), "--seed", "7", "--steps", str(STEPS), "--no-expand"),
+        *(verb, *words, "-m", str(model), "--seed", "7", "--steps", str(STEPS), "--no-expand"),
         *("--dtype", "float32", "--size", f"{width}x{height}", *length, *options),
         *("--device", "cpu", "--quiet", "--force", "-o", str(target)),
     ]

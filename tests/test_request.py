@@ -6,7 +6,6 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,16 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sora_cli.errors import ExitCode, UsageError
-from sora_cli.models.specs import FAMILIES, TINY, WAN21_T2V, WAN22_TI2V, ModelSpec
-from sora_cli.pipeline.request import (
-    MAX_SEED,
-    Request,
-    Settings,
+from sora_cli.models.specs import (
+    FAMILIES,
+    TINY,
+    WAN21_T2V,
+    WAN22_T2V_A14B,
+    WAN22_TI2V,
+    ModelSpec,
+)
+from sora_cli.pipeline.request import MAX_SEED, Request, Settings, resolve
+from sora_cli.pipeline.units import (
     parse_aspect,
     parse_duration,
     parse_resolution,
     parse_size,
-    resolve,
     say_duration,
 )
 
@@ -122,8 +125,8 @@ def test_an_empty_prompt_is_refused(prompt: str) -> None:
     assert "the prompt is empty" in refused(prompt=prompt)
 
 
-def test_an_image_may_stand_without_a_prompt() -> None:
-    settings, _ = made(prompt="", image=Path("ball.png"))
+def test_what_is_given_may_stand_without_a_prompt() -> None:
+    settings, _ = made(prompt="", needs_prompt=False)
     assert settings.prompt == ""
 
 
@@ -145,7 +148,7 @@ def test_sizes_without_meaning_are_refused(size: tuple[int, int]) -> None:
 
 
 def test_a_size_too_large_is_refused() -> None:
-    assert "100000x100000 is too large: tiny makes at most 1,048,576 pixels" in refused(
+    assert "100000x100000 is too large: tiny makes at most 4,194,304 pixels" in refused(
         width=100_000, height=100_000
     )
     assert "too large" in refused(resolution="99999999p")
@@ -223,31 +226,56 @@ def test_the_frame_rate_changes_the_number_of_frames() -> None:
     assert made(fps=12)[0].num_frames == 25  # same frames, played faster
 
 
-def test_a_length_beyond_training_is_noted() -> None:
+def test_a_longer_video_is_made_in_pieces_and_that_is_noted() -> None:
     settings, notes = made(num_frames=97)
-    assert settings.num_frames == 97
+    assert (settings.num_frames, settings.chunk_frames) == (97, 25)
+    assert notes == ["97 frames are made in pieces of 25, each continuing the one before"]
+    settings, notes = made(num_frames=33)
+    assert (settings.num_frames, settings.chunk_frames) == (33, 33) and notes == []
+
+
+ONE_PIECE = replace(TINY, abilities=("t2v",))
+
+
+def test_a_model_that_cannot_continue_makes_one_piece_and_says_what_it_learned() -> None:
+    settings, notes = made(ONE_PIECE, num_frames=97)
+    assert (settings.num_frames, settings.chunk_frames) == (97, 97)
     assert len(notes) == 1 and "97 frames are beyond the 33 that tiny was trained on" in notes[0]
 
 
-def test_a_length_beyond_one_canvas_is_refused() -> None:
+def test_a_length_beyond_the_model_is_refused() -> None:
     message = refused(duration=parse_duration("1000h"))
     assert "--duration 1000h is too long" in message
-    assert "at most 977 frames, 2m2s at 8 fps" in message
-    assert "cannot continue a video piece by piece" in message
-    assert "--num-frames 977" in message
+    assert "at most 28801 frames, 1h at 8 fps" in message
+    assert "--num-frames 28801" in message
     assert "too long" in refused(num_frames=10**30)
     assert "too long" in refused(duration=1e308, fps=1000)
-    assert made(num_frames=977)[0].num_frames == 977
+    assert made(num_frames=28_801)[0].num_frames == 28_801
 
 
-def test_the_longest_clip_depends_on_the_size() -> None:
-    assert TINY.longest(160, 96) == 977
+def test_the_longest_canvas_depends_on_the_size() -> None:
     assert TINY.longest(1024, 1024) == 61
-    assert "at 1024x1024 tiny makes at most 61 frames" in refused(
-        width=1024, height=1024, num_frames=977
-    )
+    message = refused(ONE_PIECE, width=1024, height=1024, num_frames=977)
+    assert "at most 61 frames, 7.62s at 8 fps at 1024x1024, and cannot continue" in message
     tight = replace(TINY, max_tokens=TINY.tokens(160, 96, 9))
     assert made(tight)[0].num_frames == 9  # the default gives way to the limit
+    assert made(tight, num_frames=97)[0].chunk_frames == 9
+
+
+def test_two_experts_have_two_guidance_scales() -> None:
+    settings, _ = made(WAN22_T2V_A14B)
+    assert (settings.guidance_scale, settings.guidance_scale_2) == (4, 3)
+    settings, _ = made(WAN22_T2V_A14B, guidance_scale=6)
+    assert (settings.guidance_scale, settings.guidance_scale_2) == (6, 6)
+    settings, _ = made(WAN22_T2V_A14B, guidance_scale=6, guidance_scale_2=2)
+    assert (settings.guidance_scale, settings.guidance_scale_2) == (6, 2)
+    assert "tiny has one" in refused(guidance_scale_2=2)
+
+
+def test_a_few_step_model_brings_its_noise_levels_unless_others_are_asked_for() -> None:
+    quick = replace(TINY, fixed_sigmas=(1.0, 0.757, 0.522), num_inference_steps=3)
+    assert made(quick)[0].fixed_sigmas == (1.0, 0.757, 0.522)
+    assert made(quick, shift=5)[0].fixed_sigmas is None
 
 
 @pytest.mark.parametrize("duration", [0, -1, -0.0, math.nan, math.inf])
@@ -270,7 +298,10 @@ def test_durations_without_meaning_are_refused(duration: float) -> None:
         ({"shift": 0}, "--shift must be a number above 0, not 0"),
         ({"seed": -1}, f"--seed must be a whole number from 0 to {MAX_SEED}, not -1"),
         ({"seed": 2**63}, f"--seed must be a whole number from 0 to {MAX_SEED}, not {2**63}"),
-        ({"sampler": "ddim"}, "--sampler 'ddim' is unknown / choose one: --sampler euler or unipc"),
+        (
+            {"sampler": "ddim"},
+            "--sampler 'ddim' is unknown / choose one: --sampler euler or unipc or renoise",
+        ),
         ({"sigma_grid": "karras"}, "--sigma-grid 'karras' is unknown"),
     ],
 )
@@ -318,7 +349,8 @@ def test_what_is_made_is_legal_and_near(
     for side, asked in ((settings.width, width), (settings.height, height)):
         assert side >= multiple and abs(side - asked) <= max(multiple / 2, multiple - asked)
     assert settings.width * settings.height <= spec.max_pixels
-    assert spec.tokens(settings.width, settings.height, settings.num_frames) <= spec.max_tokens
+    assert spec.tokens(settings.width, settings.height, settings.chunk_frames) <= spec.max_tokens
+    assert (settings.chunk_frames - 1) % scale_t == 0
 
 
 @pytest.mark.parametrize(

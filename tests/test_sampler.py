@@ -16,9 +16,12 @@ from sora_cli.pipeline.canvas import Canvas, noise
 from sora_cli.pipeline.events import Event
 from sora_cli.pipeline.sampler import (
     Guidance,
+    SamplerState,
+    begin,
     denoise,
     guide,
     make_schedule,
+    sample,
     sigma_grid,
     timesteps_from,
 )
@@ -62,7 +65,7 @@ def our_trajectory(steps: int, shift: float, sampler: Any, grid: Any) -> list[Te
 
     schedule = make_schedule(steps, shift, sampler=sampler, grid=grid)
     start = noise(SHAPE, seed=3)
-    end = denoise(
+    end = sample(
         model, start, Canvas.blank(SHAPE), schedule, sampler=sampler, guidance=Guidance(context=0)
     )
     return [*shown[1:], end]
@@ -144,7 +147,7 @@ def test_a_straight_path_is_followed_exactly(steps: int, sampler: Any) -> None:
     """With the true velocity of one target, every number of steps ends at that target."""
     start, target = noise(SHAPE, seed=0), noise(SHAPE, seed=1)
     schedule = make_schedule(steps, 3.0, sampler=sampler)
-    made = denoise(
+    made = sample(
         lambda latents, timesteps, context: start - target,
         start,
         Canvas.blank(SHAPE),
@@ -175,7 +178,7 @@ def context_model(calls: list[tuple[int, Any]]) -> Any:
 def run_guided(guidance: Guidance, canvas: Canvas | None = None) -> tuple[Tensor, list[Any]]:
     calls: list[Any] = []
     schedule = make_schedule(4, 3.0, sampler="unipc")
-    made = denoise(
+    made = sample(
         context_model(calls),
         noise(SHAPE, seed=5),
         canvas or Canvas.blank(SHAPE),
@@ -236,7 +239,7 @@ def test_given_latents_enter_clean_at_timestep_zero(sampler: Any) -> None:
 
     guidance = Guidance(context=None)
     start = noise(SHAPE, seed=2)
-    made = denoise(model, start, canvas, schedule, sampler=sampler, guidance=guidance)
+    made = sample(model, start, canvas, schedule, sampler=sampler, guidance=guidance)
     assert torch.equal(made[0, :, :1], given_latents)
     for timesteps, timestep in zip(told, schedule.timesteps, strict=True):
         assert timesteps.tolist() == [pytest.approx([0.0, timestep, timestep])]
@@ -247,7 +250,7 @@ def test_given_latents_do_not_disturb_the_others_sampler() -> None:
     for a model that looks at each token alone."""
     schedule = make_schedule(8, 3.0, sampler="unipc")
     guidance = Guidance(context=None)
-    free = denoise(
+    free = sample(
         toy_velocity,
         noise(SHAPE, seed=2),
         Canvas.blank(SHAPE),
@@ -256,7 +259,7 @@ def test_given_latents_do_not_disturb_the_others_sampler() -> None:
         guidance=guidance,
     )
     canvas = Canvas.blank(SHAPE).give(torch.full((4, 1, 6, 10), 2.0), 2)
-    made = denoise(
+    made = sample(
         toy_velocity, noise(SHAPE, seed=2), canvas, schedule, sampler="unipc", guidance=guidance
     )
     torch.testing.assert_close(made[:, :, :2], free[:, :, :2], atol=1e-6, rtol=0)
@@ -264,7 +267,7 @@ def test_given_latents_do_not_disturb_the_others_sampler() -> None:
 
 def test_every_step_is_reported() -> None:
     events: list[Event] = []
-    denoise(
+    sample(
         toy_velocity,
         noise(SHAPE, seed=0),
         Canvas.blank(SHAPE),
@@ -281,7 +284,7 @@ def test_latents_stay_fp32_under_a_bf16_model() -> None:
     def model(latents: Tensor, timesteps: Tensor, context: Any) -> Tensor:
         return toy_velocity(latents, timesteps, context).bfloat16()
 
-    made = denoise(
+    made = sample(
         model,
         noise(SHAPE, seed=0),
         Canvas.blank(SHAPE),
@@ -290,3 +293,53 @@ def test_latents_stay_fp32_under_a_bf16_model() -> None:
         guidance=Guidance(context=None, negative_context=None, scale=2.0),
     )
     assert made.dtype == torch.float32
+
+
+def test_fixed_levels_are_taken_as_they_are() -> None:
+    """LightX2V's four and FastWan's three; other numbers of steps lie on the line through them."""
+    levels = (1.0, 0.9375, 0.8333, 0.625)
+    schedule = make_schedule(4, 5.0, sampler="euler", fixed_sigmas=levels)
+    assert schedule.sigmas == pytest.approx((*levels, 0.0))
+    schedule = make_schedule(2, 5.0, sampler="euler", fixed_sigmas=levels)
+    assert schedule.sigmas == pytest.approx((1.0, 0.8333, 0.0))
+    schedule = make_schedule(8, 5.0, sampler="euler", fixed_sigmas=levels)
+    assert schedule.sigmas[::2] == pytest.approx((*levels, 0.0))
+
+
+def test_renoise_ends_at_the_prediction_and_draws_the_same_again() -> None:
+    levels = (1.0, 0.757, 0.522)
+    schedule = make_schedule(3, 8.0, sampler="renoise", fixed_sigmas=levels)
+    start, guidance = noise(SHAPE, seed=4), Guidance(context=None)
+    states: list[SamplerState] = []
+    options: Any = {"noise": start, "sampler": "renoise", "guidance": guidance}
+    canvas = Canvas.blank(SHAPE)
+    end = denoise(
+        toy_velocity,
+        begin(start, canvas, schedule, 9),
+        canvas,
+        schedule,
+        keep=states.append,
+        **options,
+    )
+    again = denoise(toy_velocity, states[0], canvas, schedule, **options)
+    assert torch.equal(again.latents, end.latents)
+    before = states[1].latents
+    timestep = canvas.timesteps(schedule.timesteps[2], 1)
+    x0 = before - schedule.sigmas[2] * toy_velocity(before, timestep, None)
+    assert torch.equal(end.latents, x0)
+    other = denoise(toy_velocity, begin(start, canvas, schedule, 8), canvas, schedule, **options)
+    assert not torch.equal(other.latents, end.latents)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "unipc", "renoise"])
+def test_a_run_taken_up_at_any_step_ends_with_the_same_bits(sampler: Any) -> None:
+    schedule = make_schedule(7, 3.0, sampler=sampler)
+    start, canvas = noise(SHAPE, seed=5), Canvas.blank(SHAPE)
+    options: Any = {"noise": start, "sampler": sampler, "guidance": Guidance(context=None)}
+    states = [begin(start, canvas, schedule, 3)]
+    end = denoise(toy_velocity, states[0], canvas, schedule, keep=states.append, **options)
+    for state in states:
+        again = denoise(toy_velocity, state, canvas, schedule, **options)
+        assert torch.equal(again.latents, end.latents)
+    half = denoise(toy_velocity, states[0], canvas, schedule, stop=4, **options)
+    assert half.step == 4 and torch.equal(half.latents, states[4].latents)

@@ -6,17 +6,26 @@ instant.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from sora_cli.cli import options, weights
+from sora_cli.cli import batch, clips, options, replay, runs, weights
+from sora_cli.cli.groups import (
+    FrameSize,
+    Length,
+    Making,
+    Running,
+    Sampling,
+    Video,
+    Weights,
+    request_of,
+    show,
+    target_of,
+    with_groups,
+)
 from sora_cli.cli.output import Output
-
-if TYPE_CHECKING:
-    from sora_cli.app import Result
 
 app = typer.Typer(
     name="sora",
@@ -25,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(weights.app, name="weights")
+app.add_typer(runs.app, name="runs")
 
 
 def _print_version(wanted: bool) -> None:
@@ -48,225 +58,118 @@ def root(
 
 
 @app.command()
+@with_groups
 def generate(
     context: typer.Context,
+    *,
     prompt: options.Prompt,
-    output: options.VideoOutput = None,
-    model: options.Model = None,
-    size: options.Size = None,
-    width: options.Width = None,
-    height: options.Height = None,
-    aspect: options.Aspect = None,
-    resolution: options.Resolution = None,
-    duration: options.Duration = None,
-    num_frames: options.NumFrames = None,
-    fps: options.Fps = None,
-    steps: options.Steps = None,
-    guidance_scale: options.GuidanceScale = None,
-    negative_prompt: options.NegativePrompt = None,
-    seed: options.Seed = None,
+    video: Video,
+    size: FrameSize,
+    length: Length,
     num_videos: options.NumVideos = 1,
-    expand: options.Expand = None,
-    sampler: options.Sampler = None,
-    sigma_grid: options.SigmaGrid = None,
-    shift: options.Shift = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    crf: options.Crf = 18,
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
-    as_json: options.AsJson = False,
-    progress: options.ProgressForm = "auto",
-    quiet: options.Quiet = False,
+    sampling: Sampling,
+    weights: Weights,
+    making: Making,
+    running: Running,
 ) -> None:
     """Make a video from a prompt.
 
     Prints the path of the file on stdout and nothing else.
     """
-    out = options.output_of(context)
-    out.configure(quiet=quiet, as_json=as_json, progress=progress)
     from sora_cli import app as verbs
-    from sora_cli.pipeline.request import Request
 
-    width, height = options.size_of(size, width, height)
-    request = Request(
-        prompt=options.read_prompt(prompt),
-        negative_prompt=negative_prompt,
-        model=options.model_of(model),
-        width=width,
-        height=height,
-        aspect=aspect,
-        resolution=resolution,
-        duration=options.duration_of(duration),
-        num_frames=num_frames,
-        fps=fps,
-        num_inference_steps=steps,
-        guidance_scale=guidance_scale,
-        shift=shift,
-        sampler=sampler,
-        sigma_grid=sigma_grid,
-        seed=seed,
-        expand=expand,
-        device=device,
-        dtype=dtype,
-    )
-    target = options.target_of(output, out, count=num_videos)
+    out = options.output_of(context, running)
+    target = target_of(video.output, out, making, video, num_videos)
     results = verbs.generate(
-        request,
-        output=target,
-        num_videos=num_videos,
-        crf=crf,
-        force=force,
-        dry_run=dry_run,
+        request_of(weights, sampling, size, length, prompt),
+        target=target,
         observer=out.observe,
     )
-    _show(out, results, target, dry_run=dry_run)
+    show(out, results, target)
 
 
 @app.command()
+@with_groups
 def image(
     context: typer.Context,
+    *,
     prompt: options.Prompt,
     output: options.ImageOutput = None,
-    model: options.Model = None,
-    size: options.Size = None,
-    width: options.Width = None,
-    height: options.Height = None,
-    aspect: options.Aspect = None,
-    resolution: options.Resolution = None,
-    steps: options.Steps = None,
-    guidance_scale: options.GuidanceScale = None,
-    negative_prompt: options.NegativePrompt = None,
-    seed: options.Seed = None,
+    size: FrameSize,
     num_images: options.NumImages = 1,
-    expand: options.Expand = None,
-    sampler: options.Sampler = None,
-    sigma_grid: options.SigmaGrid = None,
-    shift: options.Shift = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
-    as_json: options.AsJson = False,
-    progress: options.ProgressForm = "auto",
-    quiet: options.Quiet = False,
+    sampling: Sampling,
+    weights: Weights,
+    making: Making,
+    running: Running,
 ) -> None:
     """Make a picture from a prompt: a video of one frame.
 
     Prints the path of the file on stdout and nothing else.
     """
-    out = options.output_of(context)
-    out.configure(quiet=quiet, as_json=as_json, progress=progress)
     from sora_cli import app as verbs
-    from sora_cli.pipeline.request import Request
 
-    width, height = options.size_of(size, width, height)
-    request = Request(
-        prompt=options.read_prompt(prompt),
-        negative_prompt=negative_prompt,
-        model=options.model_of(model),
-        width=width,
-        height=height,
-        aspect=aspect,
-        resolution=resolution,
-        num_inference_steps=steps,
-        guidance_scale=guidance_scale,
-        shift=shift,
-        sampler=sampler,
-        sigma_grid=sigma_grid,
-        seed=seed,
-        expand=expand,
-        device=device,
-        dtype=dtype,
-    )
-    target = options.target_of(output, out, count=num_images)
+    out = options.output_of(context, running)
+    target = target_of(output, out, making, count=num_images)
     results = verbs.image(
-        request,
-        output=target,
-        num_images=num_images,
-        force=force,
-        dry_run=dry_run,
+        request_of(weights, sampling, size, prompt=prompt),
+        target=target,
         observer=out.observe,
     )
-    _show(out, results, target, dry_run=dry_run)
+    show(out, results, target)
 
 
 @app.command()
+@with_groups
 def animate(
     context: typer.Context,
+    *,
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The first frame: PNG, JPEG …")],
     prompt: options.OptionalPrompt = None,
-    output: options.VideoOutput = None,
-    model: options.Model = None,
-    size: options.Size = None,
-    width: options.Width = None,
-    height: options.Height = None,
-    aspect: options.Aspect = None,
-    resolution: options.Resolution = None,
-    duration: options.Duration = None,
-    num_frames: options.NumFrames = None,
-    fps: options.Fps = None,
-    steps: options.Steps = None,
-    guidance_scale: options.GuidanceScale = None,
-    negative_prompt: options.NegativePrompt = None,
-    seed: options.Seed = None,
+    last: Annotated[
+        Path | None, typer.Option("--last", metavar="IMAGE", help="The last frame.")
+    ] = None,
+    fit: options.Fit = "crop",
+    video: Video,
+    size: FrameSize,
+    length: Length,
     num_videos: options.NumVideos = 1,
-    expand: options.Expand = None,
-    sampler: options.Sampler = None,
-    sigma_grid: options.SigmaGrid = None,
-    shift: options.Shift = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    crf: options.Crf = 18,
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
-    as_json: options.AsJson = False,
-    progress: options.ProgressForm = "auto",
-    quiet: options.Quiet = False,
+    sampling: Sampling,
+    weights: Weights,
+    making: Making,
+    running: Running,
 ) -> None:
-    """Make a video that starts with a picture.
+    """Make a video that starts with a picture, or leads from one picture to another.
 
     Prints the path of the file on stdout and nothing else.
     """
-    out = options.output_of(context)
-    out.configure(quiet=quiet, as_json=as_json, progress=progress)
     from sora_cli import app as verbs
-    from sora_cli.pipeline.request import Request
 
-    width, height = options.size_of(size, width, height)
-    request = Request(
-        image=image.expanduser(),
-        prompt="" if prompt is None else options.read_prompt(prompt),
-        negative_prompt=negative_prompt,
-        model=options.model_of(model),
-        width=width,
-        height=height,
-        aspect=aspect,
-        resolution=resolution,
-        duration=options.duration_of(duration),
-        num_frames=num_frames,
-        fps=fps,
-        num_inference_steps=steps,
-        guidance_scale=guidance_scale,
-        shift=shift,
-        sampler=sampler,
-        sigma_grid=sigma_grid,
-        seed=seed,
-        expand=expand,
-        device=device,
-        dtype=dtype,
-    )
-    target = options.target_of(output, out, count=num_videos)
+    out = options.output_of(context, running)
+    target = target_of(video.output, out, making, video, num_videos)
     results = verbs.animate(
-        request,
-        output=target,
-        num_videos=num_videos,
-        crf=crf,
-        force=force,
-        dry_run=dry_run,
+        image.expanduser(),
+        request_of(weights, sampling, size, length, prompt),
+        last=None if last is None else last.expanduser(),
+        fit=fit,
+        target=target,
         observer=out.observe,
     )
-    _show(out, results, target, dry_run=dry_run)
+    show(out, results, target)
+
+
+for verb in (
+    clips.extend,
+    clips.loop,
+    clips.connect,
+    clips.edit,
+    clips.storyboard,
+    clips.upscale,
+):
+    app.command()(verb)
+
+
+for command in (batch.batch, runs.resume, replay.replay):
+    app.command()(command)
 
 
 @app.command()
@@ -284,18 +187,17 @@ def info(
 
 
 @app.command()
+@with_groups
 def expand(
     context: typer.Context,
+    *,
     prompt: options.Prompt,
     model: options.Model = None,
     seed: options.Seed = None,
-    as_json: options.AsJson = False,
-    progress: options.ProgressForm = "auto",
-    quiet: options.Quiet = False,
+    running: Running,
 ) -> None:
     """Print the long form of a short prompt, as the caption LLM says it."""
-    out = options.output_of(context)
-    out.configure(quiet=quiet, as_json=as_json, progress=progress)
+    out = options.output_of(context, running)
     from sora_cli import app as verbs
 
     expansion = verbs.expand(options.read_prompt(prompt), options.model_of(model), seed)
@@ -303,6 +205,23 @@ def expand(
         out.note(note)
     content = {"prompt": expansion.prompt, "expanded_prompt": expansion.expanded_prompt}
     out.result(expansion.expanded_prompt, {**content, "notes": list(expansion.notes)})
+
+
+@app.command()
+@with_groups
+def caption(
+    context: typer.Context,
+    *,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A picture or a clip.")],
+    seed: options.Seed = None,
+    running: Running,
+) -> None:
+    """Print what is seen in a picture or a clip, as a vision-language model says it."""
+    out = options.output_of(context, running)
+    from sora_cli import app as verbs
+
+    found = verbs.caption(file.expanduser(), seed=seed)
+    out.result(found.text, {"path": str(file), "caption": found.text, "frames": found.frames})
 
 
 @app.command()
@@ -321,14 +240,3 @@ def doctor(
     out.facts(report, readable=readable(report))
     if report["problems"]:
         raise typer.Exit(1)
-
-
-def _show(
-    out: Output, results: Iterator[Result], target: str | Path | None, *, dry_run: bool
-) -> None:
-    """Print each result as soon as it is made."""
-    for result in results:
-        if dry_run:
-            out.facts(result.to_json())
-        elif target != "-":
-            out.result(str(result.path), result.to_json())

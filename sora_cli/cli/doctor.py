@@ -13,7 +13,7 @@ from sora_cli.media.ffmpeg import executable
 from sora_cli.runtime import memory, paths
 from sora_cli.runtime.device import choose_device, device_memory
 from sora_cli.runtime.preferences import default_model
-from sora_cli.weights import manifest
+from sora_cli.weights import store
 
 _PACKAGES = ("sora-cli", "torch", "transformers", "tokenizers", "numpy", "pillow", "typer")
 
@@ -28,7 +28,7 @@ def examine(device: str | None = None, dtype: str | None = None) -> dict[str, An
     video_memory = device_memory(plan.device)
     ffmpeg = _ffmpeg()
     problems = [] if ffmpeg["path"] else ["no ffmpeg: pip install --force-reinstall imageio-ffmpeg"]
-    installed = [row.name for row in manifest.rows() if row.folder() is not None]
+    installed = list(store.installed_names())
     if "tiny" not in installed:
         problems.append("the embedded model is missing: pip install --force-reinstall sora-cli")
     return {

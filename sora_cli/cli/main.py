@@ -67,11 +67,12 @@ def _invoke(argv: Sequence[str], output: Output) -> int:
     import typer.main
 
     from sora_cli.cli.commands import app
+    from sora_cli.weights.lora_arguments import fold_lora_arguments
 
     command = typer.main.get_command(app)
     # Without standalone mode typer raises its errors instead of printing them; it still turns
     # KeyboardInterrupt into a returned 130 and EPIPE into SystemExit.
-    words = list(argv) or ["--help"]
+    words = fold_lora_arguments(argv) or ["--help"]
     code = command.main(args=words, prog_name="sora", standalone_mode=False, obj=output)
     if code == ExitCode.SIGINT:
         raise KeyboardInterrupt
@@ -88,12 +89,12 @@ def _report(error: BaseException, output: Output) -> int:
         import traceback
 
         output.error_text("".join(traceback.format_exception(error)).rstrip())
-    code, message, hint = _describe(error)
+    code, message, hint = describe(error)
     output.error(message, hint=hint, exit_code=code)
     return code
 
 
-def _describe(error: BaseException) -> tuple[int, str, str | None]:
+def describe(error: BaseException) -> tuple[int, str, str | None]:
     """The exit code, the message and the hint of any exception."""
     if isinstance(error, SoraError):
         return error.exit_code, error.message, error.hint
@@ -103,7 +104,9 @@ def _describe(error: BaseException) -> tuple[int, str, str | None]:
         return ExitCode.SIGTERM, "terminated", None
     if (usage := _typer_error(error)) is not None:
         return usage
-    if _is_out_of_memory(error):
+    from sora_cli.runtime.memory import is_out_of_memory
+
+    if is_out_of_memory(error):
         hint = "a smaller --size or a shorter --duration needs less; sora doctor shows what is free"
         return ExitCode.DEVICE, "out of memory", hint
     if isinstance(error, OSError) and error.errno in _NO_SPACE:
@@ -127,19 +130,6 @@ def _typer_error(error: BaseException) -> tuple[int, str, str | None] | None:
     message = error.format_message().replace("Value error, ", "").rstrip(".")
     path = context.command_path if context is not None else "sora"
     return ExitCode.USAGE, message[:1].lower() + message[1:], f"{path} --help"
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError):
-        return True
-    if not isinstance(error, RuntimeError):
-        return False
-    # CUDA has a type of its own; the CPU allocator and Metal raise a plain RuntimeError.
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(error, torch.OutOfMemoryError):
-        return True
-    text = str(error)
-    return "can't allocate memory" in text or "out of memory" in text
 
 
 class _Stop:

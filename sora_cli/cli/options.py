@@ -8,14 +8,18 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from sora_cli.cli.output import Output
 from sora_cli.errors import UsageError
 
-SamplerChoice = Literal["euler", "unipc"]
+if TYPE_CHECKING:
+    from sora_cli.cli.groups import Running
+
+FitChoice = Literal["crop", "pad", "stretch"]
+SamplerChoice = Literal["euler", "unipc", "renoise"]
 SigmaGridChoice = Literal["diffusers", "original"]
 ProgressChoice = Literal["auto", "plain", "json", "none"]
 
@@ -69,6 +73,7 @@ Resolution = Annotated[
     str | None,
     typer.Option("--resolution", metavar="LINES", help="The shorter side: 480p, 720p, 96p."),
 ]
+Fit = Annotated[FitChoice, typer.Option("--fit", help="How a picture of another shape is fitted.")]
 Duration = Annotated[
     str | None, typer.Option("--duration", metavar="TIME", help="Length: 5s, 500ms, 1m, 2.5.")
 ]
@@ -82,6 +87,12 @@ Steps = Annotated[
 GuidanceScale = Annotated[
     float | None,
     typer.Option("--guidance-scale", help="How closely to follow the prompt; 1 is off."),
+]
+GuidanceScale2 = Annotated[
+    float | None,
+    typer.Option(
+        "--guidance-scale-2", help="The same for the second expert of a model that has two."
+    ),
 ]
 NegativePrompt = Annotated[
     str | None, typer.Option("--negative-prompt", "-n", metavar="TEXT", help="What not to show.")
@@ -129,6 +140,38 @@ Device = Annotated[
 Dtype = Annotated[
     str | None, typer.Option("--dtype", metavar="NAME", help="float32, bfloat16, float16.")
 ]
+Loras = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora",
+        metavar="PATH [SCALE]",
+        help="A LoRA to merge, by file or name, with its strength; repeatable. high:PATH and "
+        "low:PATH are for one of two experts.",
+    ),
+]
+VaeFile = Annotated[
+    Path | None,
+    typer.Option("--vae", metavar="PATH", help="The autoencoder of a model in a single file."),
+]
+TextEncoderFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--text-encoder", metavar="PATH", help="The text encoder of a model in a single file."
+    ),
+]
+Quantization = Annotated[
+    Literal["fp8"] | None,
+    typer.Option("--quantization", help="Keep the transformer's weights in 8 bits."),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory", metavar="auto|low|GB", help="How much memory to plan for: all, little, or GB."
+    ),
+]
+KeepRun = Annotated[
+    bool, typer.Option("--keep-run", help="Keep the run's folder of unfinished work after success.")
+]
 Crf = Annotated[
     int, typer.Option("--crf", help="Compression of mp4 and webm: less is finer.", min=0, max=51)
 ]
@@ -144,10 +187,12 @@ ProgressForm = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
 
 
-def output_of(context: typer.Context) -> Output:
-    """The streams `main` made for this command line."""
-    output = context.obj
-    return output if isinstance(output, Output) else Output()
+def output_of(context: typer.Context, running: Running | None = None) -> Output:
+    """The streams `main` made for this command line, speaking as `running` says."""
+    output = context.obj if isinstance(context.obj, Output) else Output()
+    if running is not None:
+        output.configure(quiet=running.quiet, as_json=running.as_json, progress=running.progress)
+    return output
 
 
 def read_prompt(prompt: str) -> str:
@@ -170,7 +215,7 @@ def size_of(
     Raises:
         UsageError: both were given, or the size is not a size.
     """
-    from sora_cli.pipeline.request import parse_size
+    from sora_cli.pipeline.units import parse_size
 
     if size is None:
         return width, height
@@ -183,9 +228,23 @@ def size_of(
 
 def duration_of(duration: str | None) -> float | None:
     """`--duration` in seconds."""
-    from sora_cli.pipeline.request import parse_duration
+    from sora_cli.pipeline.units import parse_duration
 
     return None if duration is None else parse_duration(duration)
+
+
+def span_of(start: str | None, stop: str | None) -> tuple[float, float] | None:
+    """`--from` and `--to` in seconds.
+
+    Raises:
+        UsageError: only one of them was given.
+    """
+    first, last = duration_of(start), duration_of(stop)
+    if first is None and last is None:
+        return None
+    if first is None or last is None:
+        raise UsageError("--from and --to go together", hint="--from 1s --to 2s")
+    return first, last
 
 
 def model_of(model: str | None) -> str:

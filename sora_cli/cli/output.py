@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 from sora_cli.errors import OutputError
 
 if TYPE_CHECKING:
+    from sora_cli.batch import Shared
     from sora_cli.cli.progress import Progress
     from sora_cli.pipeline.events import Event
 
@@ -32,6 +33,8 @@ class Output:
         self._mode: ProgressMode = "auto"
         self._progress: Progress | None = None
         self.checkpoint: Callable[[], None] = lambda: None  # called with every event; may raise
+        self.shared: Shared | None = None  # networks that a batch keeps loaded
+        self.item: str | None = None  # what a batch knows this command by
 
     def configure(
         self, *, quiet: bool = False, as_json: bool = False, progress: ProgressMode = "auto"
@@ -64,6 +67,10 @@ class Output:
             OutputError: stdout is closed, or full.
         """
         self._write_result(_json(content) if self._json else text)
+
+    def result_line(self, line: str) -> None:
+        """Write a line on stdout as it is: one of several that programs read."""
+        self._write_result(line)
 
     def facts(
         self, content: Mapping[str, Any], *, readable: Mapping[str, Any] | None = None

@@ -20,7 +20,8 @@ from torch import Tensor
 from sora_cli.eval.truth import Prompt
 from sora_cli.models.vae import VAE
 from sora_cli.pipeline.canvas import Canvas, encode_given, latents_shape, noise
-from sora_cli.pipeline.generate import encode_text, make_latents
+from sora_cli.pipeline.generate import Texts, make_latents
+from sora_cli.pipeline.networks import encode_text
 from sora_cli.pipeline.request import Request, Settings, resolve
 from sora_cli.train.dataset import to_video
 from sora_cli.weights import load
@@ -62,7 +63,9 @@ def content_hash(folder: Path) -> str:
 
 
 def _file_names(studio: Studio, prompts: list[Prompt], given: Tensor | None) -> list[Path]:
-    weights, names = content_hash(studio.model.folder), []
+    folder, names = studio.model.folder, []
+    assert folder is not None, "a model is examined as a folder"
+    weights = content_hash(folder)
     for number, prompt in enumerate(prompts):
         what = f"{weights} {settings_of(studio.model, prompt)} {studio.dtype}"
         digest = hashlib.sha256(what.encode())
@@ -114,40 +117,40 @@ def _make_batch(studio: Studio, prompts: list[Prompt], picture: Tensor | None) -
     """[B, C, T, H, W] latents of one batch."""
     model, device = studio.model, studio.device
     settings = settings_of(model, prompts[0])
-    context, negative = _contexts(studio, settings, prompts)
+    texts = _texts(studio, settings, prompts)
     canvas = _canvas(studio, settings, picture)
     seeds = [settings_of(model, prompt).seed for prompt in prompts]
     start = torch.cat([noise(canvas.latents_shape, seed) for seed in seeds]).to(device)
-    with load.dit(model.folder, device=device, dtype=studio.dtype) as dit:
-        return make_latents(dit, context, negative, canvas, start, settings).cpu()
+    with load.dit(model.parts["transformer"], device=device, dtype=studio.dtype) as dit:
+        return make_latents(dit, texts, canvas, start, settings).cpu()
 
 
-def _contexts(
-    studio: Studio, settings: Settings, prompts: list[Prompt]
-) -> tuple[Tensor, Tensor | None]:
+def _texts(studio: Studio, settings: Settings, prompts: list[Prompt]) -> Texts:
     model = studio.model
-    tokenizer = load.tokenizer(model.folder)
-    with load.text_encoder(model.folder, device=studio.device, dtype=studio.dtype) as encoder:
+    tokenizer = load.tokenizer(model.parts["tokenizer"])
+    part = model.parts["text_encoder"]
+    with load.text_encoder(part, device=studio.device, dtype=studio.dtype) as encoder:
         # One by one, as the pipeline does: padding would change the shorter prompts' last bits.
         texts = [p.caption.text for p in prompts]
         rows = [encode_text(tokenizer, encoder, [t], model.spec.text_len) for t in texts]
         context = torch.cat(rows)
         if settings.guidance_scale == 1:
-            return context, None
+            return Texts(context=context, negative=None)
         negative = encode_text(tokenizer, encoder, [settings.negative_prompt], model.spec.text_len)
-    return context, negative.expand_as(context)
+    return Texts(context=context, negative=negative.expand_as(context))
 
 
 def _canvas(studio: Studio, settings: Settings, picture: Tensor | None) -> Canvas:
     model = studio.model
     shape = latents_shape(
-        channels=load.latent_channels(model.folder), num_frames=settings.num_frames,
+        channels=load.latent_channels(model.parts["vae"]), num_frames=settings.num_frames,
         height=settings.height, width=settings.width, scale_factors=model.spec.vae_scale_factors,
     )  # fmt: skip
     canvas = Canvas.blank(shape)
     if picture is None:
         return canvas
-    with load.vae(model.folder, device=studio.device, dtype=torch.float32) as vae, torch.no_grad():
+    part = model.parts["vae"]
+    with load.vae(part, device=studio.device, dtype=torch.float32) as vae, torch.no_grad():
         video = to_video(picture[None, None]).to(studio.device)  # [1, 3, 1, H, W]
         return canvas.give(encode_given(vae.encode, video, "head")[0].cpu(), 0)
 

@@ -58,14 +58,14 @@ class Exam:
     def reconstructed(self, frames: Tensor) -> Tensor:
         """Clips after the model's autoencoder, fp32."""
         self.studio.say(f"encoding and decoding {len(frames)} clips\n")
-        folder, device = self.studio.model.folder, self.studio.device
-        with load.vae(folder, device=device, dtype=torch.float32) as vae:
+        part, device = self.studio.model.parts["vae"], self.studio.device
+        with load.vae(part, device=device, dtype=torch.float32) as vae:
             return decode(vae, encode(vae, frames))
 
     def decoded(self, latents: list[Tensor]) -> Tensor:
         """Generated latents as clips."""
-        folder, device = self.studio.model.folder, self.studio.device
-        with load.vae(folder, device=device, dtype=torch.float32) as vae:
+        part, device = self.studio.model.parts["vae"], self.studio.device
+        with load.vae(part, device=device, dtype=torch.float32) as vae:
             return decode(vae, latents)
 
     def show(self, frames: Tensor, asked: list[Prompt], name: str) -> None:

@@ -2,7 +2,8 @@
 
 Every verb is a canvas. generate knows nothing; an image is the case T = 1; animate knows the
 first latent frame; extend knows the first or the last ones. A verb writes `Conditioning` rows,
-`lay_out` turns them into a canvas, and the sampler makes the rest.
+`conditioning.translate` turns them into a canvas in the form that the model's family takes, and
+the sampler makes the rest.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Side = Literal["head", "tail"]
@@ -29,24 +31,40 @@ class Conditioning:
 
     frames: [1, 3, T, H, W] in ±1, at the canvas's size in pixels.
     index: pixel frame of the first of them; negative counts from the end (-8 = the last eight).
+    mask: [1, 1, T, H, W], 1 where a pixel is given, 0 where it is to be made; None = all given.
     """
 
     frames: Tensor
     index: int
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Canvas:
-    """A latent grid with what is known on it.
+    """A latent grid with what is known on it, in the form that the model takes.
 
     latents_shape: (C, T, H, W).
-    denoise_mask: [T], 1 = to be made, 0 = given.
+    denoise_mask: [T] or [T, H, W], 1 = to be made, 0 = given.
     clean_latents: [C, T, H, W], zero where nothing is given.
+    holds: how given latents are kept while sampling. "clean": they enter the model clean, at
+        timestep 0 (Wan2.2-TI2V and tiny). "noised": the model knows nothing of them; they are put
+        back at each step's own noise level (RePaint, arXiv 2201.09865).
+    patch_size: (h, w) latent positions of a token, for timesteps by token.
+    channels: [C', T, H, W] that the model reads beside the noisy latents (I2V, FLF2V), or None.
+    control: [96, T, H, W] for VACE's branch, or None.
+    pictures: [1, N, D] CLIP tokens of the given pictures, or None.
+    lead: latent frames before the clip that only carry references; dropped before decoding.
     """
 
     latents_shape: Shape
     denoise_mask: Tensor
     clean_latents: Tensor
+    holds: Literal["clean", "noised"] = "clean"
+    patch_size: tuple[int, int] = (1, 1)
+    channels: Tensor | None = None
+    control: Tensor | None = None
+    pictures: Tensor | None = None
+    lead: int = 0
 
     @classmethod
     def blank(cls, latents_shape: Shape) -> Canvas:
@@ -59,40 +77,71 @@ class Canvas:
 
     @property
     def has_given(self) -> bool:
-        """Whether any latent frame is known."""
+        """Whether any latent is known."""
         return bool((self.denoise_mask == 0).any())
 
     def to(self, device: torch.device | str) -> Canvas:
         """The same canvas on another device."""
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
         return replace(
             self,
             denoise_mask=self.denoise_mask.to(device),
             clean_latents=self.clean_latents.to(device),
+            channels=moved(self.channels),
+            control=moved(self.control),
+            pictures=moved(self.pictures),
         )
 
-    def give(self, latents: Tensor, start: int) -> Canvas:
-        """This canvas with `latents` [C, k, H, W] known from latent frame `start` on."""
+    def give(self, latents: Tensor, start: int, given: Tensor | None = None) -> Canvas:
+        """This canvas with `latents` [C, k, H, W] known from latent frame `start` on.
+
+        given: [k, H, W], which of them; None = all.
+        """
         stop = start + latents.shape[1]
         assert 0 <= start < stop <= self.latents_shape[1], "given latents outside the canvas"
         assert bool(self.denoise_mask[start:stop].all()), "two conditionings on one latent frame"
         denoise_mask, clean_latents = self.denoise_mask.clone(), self.clean_latents.clone()
-        denoise_mask[start:stop] = 0
         clean_latents[:, start:stop] = latents.to(clean_latents)
+        if given is None:
+            denoise_mask[start:stop] = 0
+        else:
+            if denoise_mask.ndim == 1:
+                _, _, height, width = self.latents_shape
+                denoise_mask = denoise_mask[:, None, None].repeat(1, height, width)
+            denoise_mask[start:stop] = (given == 0).to(denoise_mask)
         return replace(self, denoise_mask=denoise_mask, clean_latents=clean_latents)
 
-    def hold(self, latents: Tensor) -> Tensor:
-        """`latents` [B, C, T, H, W] with the given frames put back, bit for bit."""
-        given = (self.denoise_mask == 0).view(1, 1, -1, 1, 1)
-        return torch.where(given, self.clean_latents.to(latents.dtype), latents)
+    def hold(self, latents: Tensor, sigma: float = 0.0, noise: Tensor | None = None) -> Tensor:
+        """`latents` [B, C, T, H, W] at noise level `sigma` with the given ones put back.
+
+        "clean" puts them back bit for bit; "noised" as (1 - σ)·x0 + σ·noise.
+        """
+        known = self.clean_latents.to(latents.dtype)
+        if self.holds == "noised":
+            assert noise is not None or sigma == 0, "noised latents need the noise"
+            known = known if noise is None else (1 - sigma) * known + sigma * noise
+        return torch.where(self._given(), known, latents)
 
     def timesteps(self, timestep: float, batch: int) -> Tensor:
         """What the model is told about the noise: 0 where latents are given, else `timestep`.
 
-        [B] where nothing is given, [B, T] otherwise (Wan2.2-TI2V's per-frame timesteps).
+        [B] where nothing is given clean, else [B, T] or, with regions, [B, L] by token
+        (Wan2.2-TI2V's timesteps by frame and by token).
         """
-        if not self.has_given:
-            return self.denoise_mask.new_full((batch,), timestep)  # [B]
-        return (self.denoise_mask * timestep).expand(batch, -1)  # [B, T]
+        mask = self.denoise_mask
+        if not self.has_given or self.holds == "noised":
+            return mask.new_full((batch,), timestep)  # [B]
+        if mask.ndim == 3:  # a token is as noisy as the first of its latents, as in Wan's own code
+            mask = mask[:, :: self.patch_size[0], :: self.patch_size[1]].flatten()  # [L]
+        return (mask * timestep).expand(batch, -1)  # [B, T] or [B, L]
+
+    def _given(self) -> Tensor:
+        mask = self.denoise_mask
+        mask = mask if mask.ndim == 3 else mask[:, None, None]
+        return (mask == 0)[None, None]  # [1, 1, T, H or 1, W or 1]
 
 
 def latent_frames(num_frames: int, scale_t: int = 4) -> int:
@@ -148,19 +197,43 @@ def encode_given(encode: Encode, frames: Tensor, side: Side, scale_t: int = 4) -
     return encode(torch.cat([warm_up, frames], dim=2))[:, :, _WARM_UP_LATENTS:]
 
 
-def lay_out(encode: Encode, shape: Shape, rows: Sequence[Conditioning], scale_t: int = 4) -> Canvas:
-    """The canvas of latents `shape` on which the rows' frames are known.
+def place(rows: Sequence[Conditioning], num_frames: int) -> list[tuple[Conditioning, int]]:
+    """The rows with the pixel frame at which each starts, in order.
 
-    A row starts at the canvas's first frame (a head) or ends at its last one (a tail); the frames
-    encode on whatever device they are on, and the canvas is made on the CPU.
+    Raises AssertionError where a row lies outside the clip.
+    """
+    placed = []
+    for row in rows:
+        start = row.index if row.index >= 0 else num_frames + row.index
+        assert 0 <= start <= num_frames - row.frames.shape[2], "given frames outside the clip"
+        placed.append((row, start))
+    return sorted(placed, key=lambda pair: pair[1])
+
+
+def lay_out(encode: Encode, shape: Shape, rows: Sequence[Conditioning], scale_t: int = 4) -> Canvas:
+    """The canvas of latents `shape` on which the rows' latents are known.
+
+    A row that starts at the first frame is a head; any other starts a latent frame (pixel frame
+    1 + scale_t·i) and covers whole ones, and is encoded as a tail. The frames encode on whatever
+    device they are on, and the canvas is made on the CPU.
     """
     canvas = Canvas.blank(shape)
     num_frames = scale_t * (shape[1] - 1) + 1
-    for row in rows:
-        given = row.frames.shape[2]
-        start = row.index if row.index >= 0 else num_frames + row.index
-        assert start == 0 or start + given == num_frames, "given frames start or end the canvas"
-        side: Side = "head" if start == 0 else "tail"
+    for row, start in place(rows, num_frames):
+        assert start == 0 or start % scale_t == 1, "given frames start a latent frame"
+        side: Side = "tail" if start else "head"
         latents = encode_given(encode, row.frames, side, scale_t)[0]  # [C, k, H, W]
-        canvas = canvas.give(latents, 0 if side == "head" else shape[1] - latents.shape[1])
+        first = (start - 1) // scale_t + 1 if start else 0
+        given = None if row.mask is None else _latent_mask(row.mask, latents, side, scale_t)
+        canvas = canvas.give(latents, first, given)
     return canvas
+
+
+def _latent_mask(mask: Tensor, latents: Tensor, side: Side, scale_t: int) -> Tensor:
+    """Pixels given [1, 1, T, H, W] → latents given [k, H', W']: those whose pixels all are."""
+    _, _, frames, height, width = mask.shape
+    stride = (height // latents.shape[2], width // latents.shape[3])
+    given = -F.max_pool2d(-mask[0, 0][:, None].float(), stride, stride)[:, 0]  # [T, H', W']
+    if side == "head":  # the first latent frame covers one pixel frame, the others scale_t
+        given = torch.cat([given[:1].expand(scale_t - 1, -1, -1), given])
+    return given.unflatten(0, (-1, scale_t)).amin(1)  # [k, H', W']

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -76,10 +77,10 @@ def weights_facts(folder: Path) -> list[list[object]]:
         OSError: the folder cannot be read.
     """
     rows: list[list[object]] = []
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.iterdir()) if folder.is_dir() else [folder]:
         if path.suffix in (".json", ".jinja", ".txt"):
             rows.append([path.name, hashlib.sha256(path.read_bytes()).hexdigest()])
-        elif path.suffix == ".safetensors":
+        elif path.suffix in (".safetensors", ".pth", ".gguf", ".model"):
             facts = path.stat()
             rows.append([path.name, facts.st_size, facts.st_mtime_ns])
     return rows
@@ -140,7 +141,11 @@ class ContextMemory:
 
 
 def context_memory(
-    cache_dir: Path, model: Path, text_len: int, dtype: torch.dtype, device: torch.device
+    cache_dir: Path,
+    parts: Mapping[str, Path],
+    text_len: int,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> ContextMemory | None:
     """The memory of one model's text encoder, in `text/`; None where the model cannot be read.
 
@@ -150,7 +155,7 @@ def context_memory(
     import torch
 
     try:
-        weights = [weights_facts(model / part) for part in ("text_encoder", "tokenizer")]
+        weights = [weights_facts(parts[part]) for part in ("text_encoder", "tokenizer")]
     except OSError:
         return None
     cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"

@@ -9,7 +9,6 @@ input answer at once.
 from __future__ import annotations
 
 import math
-import re
 import secrets
 import sys
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import TypeVar, get_args
 from sora_cli.errors import UsageError
 from sora_cli.models.specs import ModelSpec, SamplerName, SigmaGrid
 from sora_cli.pipeline.prompt import clean_text
+from sora_cli.pipeline.units import parse_aspect, parse_resolution, say_duration
 
 MAX_SEED = 2**63 - 1
 MAX_SIDE = 100_000  # keeps the arithmetic sane; the model's own limit comes first
@@ -27,16 +27,16 @@ MAX_FPS = 1000.0
 
 T = TypeVar("T")
 
-_SECONDS = {"ms": 0.001, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-_NUMBER = r"\d+(?:\.\d*)?|\.\d+"
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
     """One order. Lengths in seconds or frames, sizes in pixels; None = the model's default.
 
     aspect ("16:9") with resolution ("480p", the short side) is the other way of giving a size.
-    expand: None = as the model does by default. image: the first frame, where one is given.
+    guidance_scale_2: of a second expert. expand: None = as the model does by default.
+    loras: as typed, [high:|low:]PATH[=SCALE]. vae, text_encoder: for a model in a single file.
+    memory: "auto", "low" or gigabytes. needs_prompt: False where something else says what is to be
+    seen.
     """
 
     prompt: str = ""
@@ -51,6 +51,7 @@ class Request:
     fps: float | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    guidance_scale_2: float | None = None
     shift: float | None = None
     sampler: str | None = None
     sigma_grid: str | None = None
@@ -58,12 +59,24 @@ class Request:
     expand: bool | None = None
     device: str | None = None
     dtype: str | None = None
-    image: Path | None = None
+    loras: tuple[str, ...] = ()
+    vae: Path | None = None
+    text_encoder: Path | None = None
+    quantization: str | None = None
+    memory: str | None = None
+    needs_prompt: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """A request resolved for one model: complete, checked, ready to run."""
+    """A request resolved for one model: complete, checked, ready to run.
+
+    num_frames: of the whole video. chunk_frames: of one canvas; a longer video is continued, canvas
+        by canvas.
+    guidance_scale_2: the low-noise expert's, where the model has two.
+    fixed_sigmas: a few-step model's noise levels instead of the grid.
+    tile: (width, height) of what the transformer sees at once; None = the whole frame.
+    """
 
     prompt: str
     negative_prompt: str
@@ -71,67 +84,23 @@ class Settings:
     width: int
     height: int
     num_frames: int
+    chunk_frames: int
     fps: float
     num_inference_steps: int
     guidance_scale: float
+    guidance_scale_2: float | None
     shift: float
     sampler: SamplerName
     sigma_grid: SigmaGrid
+    fixed_sigmas: tuple[float, ...] | None
     seed: int
     expand: bool
+    tile: tuple[int, int] | None = None
 
     @property
     def duration(self) -> float:
         """How long the clip plays, in seconds."""
         return self.num_frames / self.fps
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """`832x480` → (width, height) in pixels."""
-    match = re.fullmatch(r"(\d{1,9})\s*[xX×]\s*(\d{1,9})", text.strip())
-    if match is None:
-        raise UsageError(
-            f"cannot read the size {text!r}", hint="write WIDTHxHEIGHT in pixels: --size 832x480"
-        )
-    return int(match[1]), int(match[2])
-
-
-def parse_duration(text: str) -> float:
-    """`5s`, `500ms`, `1m`, `1h`, `1m30s` or a plain `2.5` (seconds) → seconds."""
-    compact = text.strip().lower()
-    part = rf"({_NUMBER})\s*(ms|sec|s|min|m|h)"
-    if re.fullmatch(rf"-?(?:{_NUMBER})", compact):
-        return float(compact)
-    if re.fullmatch(rf"-?(?:{part}\s*)+", compact) is None:
-        raise UsageError(
-            f"cannot read the duration {text!r}",
-            hint="write a number and s, ms, m or h: --duration 5s",
-        )
-    seconds = sum(float(number) * _SECONDS[unit] for number, unit in re.findall(part, compact))
-    return -seconds if compact.startswith("-") else seconds
-
-
-def parse_aspect(text: str) -> float:
-    """`16:9` → width / height."""
-    match = re.fullmatch(rf"({_NUMBER})\s*[:/]\s*({_NUMBER})", text.strip())
-    width, height = (float(match[1]), float(match[2])) if match else (0.0, 0.0)
-    if height == 0 or not 0.01 <= width / height <= 100:
-        raise UsageError(
-            f"cannot use the aspect {text!r}",
-            hint="write WIDTH:HEIGHT, from 1:100 to 100:1: --aspect 16:9",
-        )
-    return width / height
-
-
-def parse_resolution(text: str) -> int:
-    """`480p` → the short side, 480 pixels."""
-    match = re.fullmatch(r"(\d{1,9})[pP]", text.strip())
-    if match is None or int(match[1]) == 0:
-        raise UsageError(
-            f"cannot read the resolution {text!r}",
-            hint="write the short side in pixels and a p: --resolution 480p",
-        )
-    return int(match[1])
 
 
 def resolve(request: Request, spec: ModelSpec) -> tuple[Settings, list[str]]:
@@ -143,7 +112,7 @@ def resolve(request: Request, spec: ModelSpec) -> tuple[Settings, list[str]]:
     Raises:
         UsageError: what cannot be made at all, with the nearest thing that can.
     """
-    if request.image is None and not clean_text(request.prompt):
+    if request.needs_prompt and not clean_text(request.prompt):
         raise UsageError(
             "the prompt is empty", hint='say what to make: sora generate "a red ball bounces"'
         )
@@ -157,6 +126,7 @@ def resolve(request: Request, spec: ModelSpec) -> tuple[Settings, list[str]]:
         width=width,
         height=height,
         num_frames=num_frames,
+        chunk_frames=spec.chunk(width, height, num_frames),
         fps=fps,
         num_inference_steps=_whole(
             "--steps",
@@ -168,15 +138,40 @@ def resolve(request: Request, spec: ModelSpec) -> tuple[Settings, list[str]]:
         guidance_scale=_number(
             "--guidance-scale", request.guidance_scale, spec.guidance_scale, least=0
         ),
+        guidance_scale_2=_low_noise_scale(request, spec),
         shift=_number("--shift", request.shift, spec.shift, above=0),
         sampler=_choice("--sampler", request.sampler, spec.sampler, get_args(SamplerName)),
         sigma_grid=_choice(
             "--sigma-grid", request.sigma_grid, spec.sigma_grid, get_args(SigmaGrid)
         ),
+        fixed_sigmas=_fixed_sigmas(request, spec),
         seed=_whole("--seed", request.seed, secrets.randbelow(2**32), least=0, most=MAX_SEED),
         expand=_default(request.expand, spec.expand),
     )
     return settings, size_notes + length_notes
+
+
+def _low_noise_scale(request: Request, spec: ModelSpec) -> float | None:
+    """Guidance of the second expert: its own, else what was asked of the first, else the model's.
+
+    Raises UsageError where a second scale is given to a model with one transformer.
+    """
+    if spec.boundary is None:
+        if request.guidance_scale_2 is not None:
+            raise UsageError(
+                f"--guidance-scale-2 is for models with two experts; {spec.name} has one",
+                hint=f"--guidance-scale {request.guidance_scale_2:g}",
+            )
+        return None
+    default = spec.guidance_scale_2 if request.guidance_scale is None else request.guidance_scale
+    default = spec.guidance_scale if default is None else default
+    return _number("--guidance-scale-2", request.guidance_scale_2, default, least=0)
+
+
+def _fixed_sigmas(request: Request, spec: ModelSpec) -> tuple[float, ...] | None:
+    """A few-step model's own noise levels, unless another way of choosing them is asked for."""
+    asked = (request.shift, request.sigma_grid)
+    return spec.fixed_sigmas if all(option is None for option in asked) else None
 
 
 def _resolve_size(request: Request, spec: ModelSpec) -> tuple[tuple[int, int], list[str]]:
@@ -240,12 +235,13 @@ def _resolve_length(
     if request.duration is None and request.num_frames is None:
         return min(spec.num_frames, longest), []
     asked, said = _asked_length(request, spec, fps)
-    if asked > longest + scale_t / 2:
+    most = spec.max_frames if spec.continues else longest
+    if asked > most + scale_t / 2:
+        piece = "" if spec.continues else f" at {width}x{height}, and cannot continue a video"
         raise UsageError(
-            f"{said} is too long: at {width}x{height} {spec.name} makes at most {longest} frames, "
-            f"{say_duration(longest / fps)} at {fps:g} fps, in one piece; this version cannot "
-            "continue a video piece by piece",
-            hint=f"the most is --num-frames {longest}; "
+            f"{said} is too long: {spec.name} makes at most {most} frames, "
+            f"{say_duration(most / fps)} at {fps:g} fps{piece}",
+            hint=f"the most is --num-frames {most}; "
             f"{spec.name} was trained on up to {spec.trained_frames}",
         )
     num_frames = scale_t * max(0, _nearest((asked - 1) / scale_t)) + 1
@@ -256,7 +252,12 @@ def _resolve_length(
             f"{said} becomes {num_frames} frames, {say_duration(num_frames / fps)}: "
             f"{spec.name}'s lengths are {scale_t}k+1 frames"
         )
-    if num_frames > spec.trained_frames:
+    chunk = spec.chunk(width, height, num_frames)
+    if num_frames > chunk:
+        notes.append(
+            f"{num_frames} frames are made in pieces of {chunk}, each continuing the one before"
+        )
+    elif num_frames > spec.trained_frames:
         notes.append(
             f"{num_frames} frames are beyond the {spec.trained_frames} that {spec.name} was "
             "trained on: quality may suffer"
@@ -338,13 +339,3 @@ def _default(value: T | None, default: T) -> T:
 def _nearest(value: float) -> int:
     """The nearest whole number; halves go down, towards less work (720 is 704 in steps of 32)."""
     return math.ceil(value - 0.5)
-
-
-def say_duration(seconds: float) -> str:
-    """Seconds as people write them: 5.04s, 2m2s, 1000h."""
-    if seconds < 60:
-        return f"{seconds:.3g}s"
-    if seconds < 3600:
-        minutes, rest = divmod(round(seconds), 60)
-        return f"{minutes}m{rest}s" if rest else f"{minutes}m"
-    return f"{seconds / 3600:g}h"

@@ -69,12 +69,23 @@ class SamplerState:
     latents: at sigmas[step], [B, C, T, H, W].
     corrected: UniPC's latents at sigmas[step - 1], after its corrector.
     denoised: predictions of x0 at the steps before, newest last; as many as the sampler needs.
+    seed: of the noise that "renoise" draws at each step.
     """
 
     latents: Tensor
     step: int = 0
     corrected: Tensor | None = None
     denoised: tuple[Tensor, ...] = ()
+    seed: int = 0
+
+    def to(self, device: torch.device | str) -> SamplerState:
+        """The same state on another device."""
+        return replace(
+            self,
+            latents=self.latents.to(device),
+            corrected=None if self.corrected is None else self.corrected.to(device),
+            denoised=tuple(tensor.to(device) for tensor in self.denoised),
+        )
 
 
 Advance = Callable[[SamplerState, Tensor, Sequence[float]], SamplerState]
@@ -107,13 +118,20 @@ def make_schedule(
     *,
     sampler: SamplerName,
     grid: SigmaGrid = "diffusers",
+    fixed_sigmas: tuple[float, ...] | None = None,
 ) -> Schedule:
     """The schedule that the published pipelines use for this sampler and grid.
+
+    fixed_sigmas: the levels of a few-step model instead of the grid, without the final 0; where
+        another number of steps is asked for, they are read off the line through them.
 
     UniPC needs log(1 - σ), so its first sigma is at most 1 - 1e-6. Wan's own code and diffusers'
     UniPC give the model whole timesteps; diffusers' Euler gives it fractions.
     """
-    sigmas = sigma_grid(num_inference_steps, shift, grid)
+    if fixed_sigmas is not None:
+        sigmas = (*_resampled(fixed_sigmas, num_inference_steps), 0.0)
+    else:
+        sigmas = sigma_grid(num_inference_steps, shift, grid)
     if sampler == "unipc":
         sigmas = (min(sigmas[0], 1 - 1e-6), *sigmas[1:])
     # Both sources store sigmas as float32. UniPC feels it: 1 - σ of the first one changes by 1 %.
@@ -121,6 +139,15 @@ def make_schedule(
     if sampler == "unipc" or grid == "original":
         return Schedule(sigmas=stored, timesteps=timesteps_from(sigmas, truncate=True))
     return Schedule(sigmas=stored, timesteps=timesteps_from(stored, truncate=False))
+
+
+def _resampled(levels: tuple[float, ...], count: int) -> tuple[float, ...]:
+    """`count` levels on the line through (*levels, 0); the levels themselves for their number."""
+    line, last = (*levels, 0.0), len(levels)
+    places = [i * last / count for i in range(count)]
+    return tuple(
+        line[int(at)] + (at - int(at)) * (line[int(at) + 1] - line[int(at)]) for at in places
+    )
 
 
 def guide(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
@@ -170,11 +197,72 @@ def unipc(state: SamplerState, velocity: Tensor, sigmas: Sequence[float]) -> Sam
     )
 
 
-SAMPLERS: dict[SamplerName, Advance] = {"euler": euler, "unipc": unipc}
+def renoise(state: SamplerState, velocity: Tensor, sigmas: Sequence[float]) -> SamplerState:
+    """Predict x0 and noise it afresh to the next level: few-step models trained by DMD (FastWan).
+
+    x' = (1 - σ')·x0 + σ'·ε, with ε drawn on the CPU from the state's seed and the step's number,
+    so that a run that is taken up again draws the same.
+    """
+    sigma, next_sigma = sigmas[state.step], sigmas[state.step + 1]
+    latents = state.latents - sigma * velocity
+    if next_sigma > 0:
+        generator = torch.Generator("cpu").manual_seed((state.seed << 10 | state.step) % 2**63)
+        fresh = torch.randn(latents.shape, generator=generator).to(latents)
+        latents = (1 - next_sigma) * latents + next_sigma * fresh
+    return replace(state, latents=latents, step=state.step + 1)
+
+
+SAMPLERS: dict[SamplerName, Advance] = {"euler": euler, "unipc": unipc, "renoise": renoise}
+
+
+def begin(noise: Tensor, canvas: Canvas, schedule: Schedule, seed: int = 0) -> SamplerState:
+    """The state before the first step: noise [B, C, T, H, W], with what is given held in it."""
+    return SamplerState(latents=canvas.hold(noise, schedule.sigmas[0], noise), seed=seed)
 
 
 @torch.no_grad()
 def denoise(
+    model: Model,
+    state: SamplerState,
+    canvas: Canvas,
+    schedule: Schedule,
+    *,
+    noise: Tensor,
+    sampler: SamplerName,
+    guidance: Guidance,
+    stop: int | None = None,
+    observer: Observer = ignore,
+    keep: Callable[[SamplerState], None] | None = None,
+) -> SamplerState:
+    """Makes what the canvas does not know yet: from the state's step up to `stop`.
+
+    Given latents enter the model as the canvas says and come back unchanged, bit for bit.
+
+    Args:
+        model: latents, timesteps, context → velocity; it casts to its own dtype.
+        state: from `begin`, or a later one of the same run.
+        noise: what the run began with, [B, C, T, H, W] fp32, on the model's device, as the canvas.
+        stop: the step to stop before; None = the end.
+        observer: hears of every finished step (phase "denoise").
+        keep: gets every state after its step, to write it down.
+
+    Returns:
+        the state; at the end its latents are the normalised latents [B, C, T, H, W] fp32.
+    """
+    advance, total = SAMPLERS[sampler], len(schedule.timesteps)
+    while state.step < (total if stop is None else stop):
+        sigmas, step = schedule.sigmas, state.step
+        timesteps = canvas.timesteps(schedule.timesteps[step], batch=noise.shape[0])
+        velocity = predict(model, state.latents, timesteps, guidance)
+        state = advance(state, velocity, sigmas)
+        state = replace(state, latents=canvas.hold(state.latents, sigmas[state.step], noise))
+        if keep is not None:
+            keep(state)
+        observer(Event(phase="denoise", step=state.step, total=total))
+    return state
+
+
+def sample(
     model: Model,
     noise: Tensor,
     canvas: Canvas,
@@ -184,26 +272,12 @@ def denoise(
     guidance: Guidance,
     observer: Observer = ignore,
 ) -> Tensor:
-    """Makes what the canvas does not know yet, out of noise.
-
-    Given latents enter the model clean, at timestep 0, and come back unchanged, bit for bit.
-
-    Args:
-        model: latents, timesteps, context → velocity; it casts to its own dtype.
-        noise: [B, C, T, H, W] fp32, on the model's device, as is the canvas.
-        observer: hears of every finished step (phase "denoise").
-
-    Returns:
-        normalised latents [B, C, T, H, W] fp32.
-    """
-    advance = SAMPLERS[sampler]
-    state = SamplerState(latents=canvas.hold(noise))
-    for timestep in schedule.timesteps:
-        timesteps = canvas.timesteps(timestep, batch=noise.shape[0])
-        velocity = predict(model, state.latents, timesteps, guidance)
-        state = advance(state, velocity, schedule.sigmas)
-        state = replace(state, latents=canvas.hold(state.latents))
-        observer(Event(phase="denoise", step=state.step, total=len(schedule.timesteps)))
+    """`denoise` from beginning to end with one model: the normalised latents."""
+    state = begin(noise, canvas, schedule)
+    state = denoise(
+        model, state, canvas, schedule, noise=noise, sampler=sampler, guidance=guidance,
+        observer=observer,
+    )  # fmt: skip
     return state.latents
 
 

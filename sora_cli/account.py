@@ -1,0 +1,122 @@
+"""What a result says of itself: the recipe in every file, and the forecast of a dry run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sora_cli.job import Clock, Work
+    from sora_cli.pipeline.request import Settings
+    from sora_cli.pipeline.seams import Journal
+
+SCHEMA = 1
+
+
+def recipe(work: Work, seed: int) -> dict[str, Any]:
+    """The recipe of one output, as docs/reference/recipe.schema.json describes it."""
+    from importlib.metadata import version
+
+    from sora_cli.weights.store import identity
+
+    verb, written = work.verb, [e for e in work.expansions.values() if e.source != "none"]
+    return {
+        **_numbers(work.settings, seed),
+        "size": list(size_of(work)),
+        "fps": fps_of(work),
+        "expanded_prompt": " ".join(e.expanded_prompt for e in written) if written else None,
+        "loras": [str(lora) for lora in work.loras],
+        "device": work.device.device_name,
+        "dtype": work.device.dtype_name,
+        "device_reason": work.device.reason,
+        "memory_plan": work.memory.name,
+        "weights": identity(work.installed),
+        "version": version("sora-cli"),
+        **verb.extra,
+    }
+
+
+def facts(work: Work) -> dict[str, Any]:
+    """What the bits of a result depend on besides what was asked for."""
+    from importlib.metadata import version
+
+    import torch
+
+    from sora_cli.weights.store import identity
+
+    return {
+        "version": version("sora-cli"),
+        "weights": identity(work.installed),
+        "torch": torch.__version__,
+        "device": work.device.device_name,
+        "dtype": work.device.dtype_name,
+        "threads": torch.get_num_threads(),
+        "memory_plan": work.memory.name,
+    }
+
+
+def measured(clock: Clock) -> dict[str, Any]:
+    """Seconds by phase, and the most memory, so far."""
+    from sora_cli.runtime.memory import peak_memory
+
+    return {"timings": clock.timings(), "peak_memory": peak_memory()}
+
+
+def _numbers(settings: Settings, seed: int) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "seed": seed,
+        "model": settings.model,
+        "size": [settings.width, settings.height],
+        "num_frames": settings.num_frames,
+        "fps": settings.fps,
+        "duration": settings.duration,
+        "prompt": settings.prompt,
+        "negative_prompt": settings.negative_prompt,
+        "steps": settings.num_inference_steps,
+        "guidance_scale": settings.guidance_scale,
+        "guidance_scale_2": settings.guidance_scale_2,
+        "shift": settings.shift,
+        "sampler": settings.sampler,
+        "sigma_grid": settings.sigma_grid,
+    }
+
+
+def forecast(work: Work) -> dict[str, Any]:
+    """What a dry run says: the settings, and what they cost."""
+    from sora_cli.weights import store
+
+    settings, installed, memory = work.settings, work.installed, work.memory
+    tokens = installed.spec.tokens(settings.width, settings.height, settings.chunk_frames)
+    passes = settings.num_inference_steps * (1 if settings.guidance_scale == 1 else 2)
+    return {
+        **_numbers(settings, settings.seed),
+        "size": list(size_of(work)),
+        "fps": fps_of(work),
+        "device": work.device.device_name,
+        "dtype": work.device.dtype_name,
+        "tokens": tokens,
+        "denoising_flops": passes * store.denoising_flops(installed, tokens),
+        "weights_bytes": store.size_on_disk(installed),
+        "memory_plan": memory.name,
+        "memory_bytes": memory.peak_bytes,
+        "memory_by_phase": dict(memory.phase_bytes),
+        "seconds": None if memory.seconds is None else round(memory.seconds, 1),
+    }
+
+
+def joins(journal: Journal) -> dict[str, Any]:
+    """Where parts of the video meet, for its recipe; nothing for a video of one piece."""
+    if not journal.seams:
+        return {}
+    return {"seams": [seam.to_json() for seam in journal.seams], "drift": journal.drift}
+
+
+def size_of(work: Work) -> tuple[int, int]:
+    """(width, height) of the file."""
+    output, settings = work.verb.output, work.settings
+    return (output.width, output.height) if output else (settings.width, settings.height)
+
+
+def fps_of(work: Work) -> float:
+    """Frames a second of the file."""
+    return work.verb.output.fps if work.verb.output else work.settings.fps

@@ -1,0 +1,303 @@
+"""Making a file again from its recipe, and saying what differs.
+
+A recipe may come from a stranger: it is data. No path is taken from it: inputs are looked for
+beside the file, or among those that the user names, and known by their hash; a model is taken by
+its name only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count, zip_longest
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING, Any
+
+from sora_cli.calls import Call, fingerprint
+from sora_cli.errors import DeviceError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sora_cli.job import Result
+
+# Recipe field → what it is called in a request. Sizes and lengths come from the clip itself where
+# a verb works on one.
+_SETTINGS = {
+    "negative_prompt": "negative_prompt",
+    "steps": "num_inference_steps",
+    "guidance_scale": "guidance_scale",
+    "guidance_scale_2": "guidance_scale_2",
+    "sampler": "sampler",
+    "seed": "seed",
+}
+_TEXTS = {"negative_prompt", "sampler", "prompt", "model"}
+# Fields that say what was made and on what; the others are measurements, or follow from these.
+_COMPARED = (
+    "model", "weights", "version", "device", "dtype", "memory_plan", "seed", "size", "num_frames",
+    "fps", "prompt", "expanded_prompt", "negative_prompt", "steps", "guidance_scale",
+    "guidance_scale_2", "shift", "sampler", "sigma_grid", "loras", "crf", "verb", "arguments",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """How a replay came out.
+
+    fields: what differs in the recipes, (then, now). identical: every frame is the same, bit for
+    bit. psnr: over all frames that both have, in dB; None where they are identical, or cannot be
+    compared, which `reason` then says.
+    """
+
+    fields: Mapping[str, tuple[Any, Any]]
+    identical: bool
+    psnr: float | None = None
+    reason: str | None = None
+
+    def say(self) -> list[str]:
+        """One line for each thing that differs, and one about the frames."""
+        lines = [f"{name}: {_shown(a)}, now {_shown(b)}" for name, (a, b) in self.fields.items()]
+        if self.identical:
+            lines.append("every frame is the same, bit for bit")
+        elif self.psnr is not None:
+            lines.append(f"the frames differ: PSNR {self.psnr:.1f} dB")
+        else:
+            lines.append(f"the frames cannot be compared: {self.reason}")
+        return lines
+
+    def to_json(self) -> dict[str, Any]:
+        """As `--json` prints it."""
+        fields = {name: {"then": a, "now": b} for name, (a, b) in self.fields.items()}
+        frames = {"identical": self.identical, "psnr": self.psnr, "reason": self.reason}
+        return {"differs": fields, "frames": frames}
+
+
+def call_of(
+    recipe: Mapping[str, Any], file: Path, *, given: Sequence[Path] = (), **overrides: Any
+) -> Call:
+    """The call that made a file, with other settings where `overrides` (of a request) has them.
+
+    Args:
+        file: whose recipe it is; its inputs are looked for beside it.
+        given: inputs that are not, known by what they hold.
+
+    Raises:
+        UsageError: the recipe lacks what is needed, or an input is not found.
+    """
+    from sora_cli.calls import from_json, to_json
+
+    verb = recipe.get("verb", "generate")
+    arguments = recipe.get("arguments", {})
+    if not isinstance(verb, str) or not isinstance(arguments, dict):
+        raise _unreadable(file)
+    if "parents" in recipe and not arguments:
+        raise UsageError(
+            f"the recipe in {file.name} does not say how {verb} was called",
+            hint=f"sora {verb} --help",
+        )
+    named: dict[str, Any] = {}
+    for name, value in arguments.items():
+        if isinstance(value, dict) and "sha256" in value:
+            named[name] = _input(name, value, file, given)
+            continue
+        try:
+            known = from_json(value)
+        except ValueError as error:
+            raise _unreadable(file) from error
+        if isinstance(known, Path):
+            raise _unreadable(file)
+        named[name] = known
+    request = {
+        **_request(recipe, verb, file, overrides.get("model")),
+        **{k: v for k, v in overrides.items() if v is not None},
+    }
+    if recipe.get("loras") and "loras" not in request:
+        raise UsageError(
+            f"{file.name} was made with LoRAs: {', '.join(map(str, recipe['loras']))[:200]}",
+            hint="name them: --lora PATH",
+        )
+    content = {name: to_json(value) for name, value in request.items()}
+    try:
+        asked = from_json({"request": content})
+    except ValueError as error:
+        raise _unreadable(file) from error
+    return Call(verb=verb, arguments={**named, "request": asked})
+
+
+def _request(recipe: Mapping[str, Any], verb: str, file: Path, model: str | None) -> dict[str, Any]:
+    """A request's fields from a recipe's, each of the kind that it has to be.
+
+    model: that the user names; then the recipe's is not looked at.
+    """
+    found: dict[str, Any] = {"needs_prompt": False}
+    for name, field in {"prompt": "prompt", "model": "model", **_SETTINGS}.items():
+        value = recipe.get(name)
+        if value is None:
+            continue
+        kinds = str if name in _TEXTS else int if name in ("seed", "steps") else (int, float)
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise _unreadable(file)
+        found[field] = value
+    found["expand"] = recipe.get("expanded_prompt") is not None
+    found["model"] = _known_model(found.get("model", "tiny")) if model is None else model
+    found |= _levels(recipe, found["model"], file)
+    if verb in ("generate", "image", "animate"):
+        match recipe.get("size"), recipe.get("num_frames"), recipe.get("fps"):
+            case [int(width), int(height)], int(frames), int(fps) | float(fps):
+                found |= {"width": width, "height": height, "fps": fps}
+                if verb != "image":
+                    found["num_frames"] = frames
+            case _:
+                raise _unreadable(file)
+    return found | _device(recipe)
+
+
+def _known_model(name: str) -> str:
+    """The model's name. Raises UsageError where it is none on this machine: it may be a path."""
+    from sora_cli.weights import manifest, records
+
+    if any(row.name == name for row in manifest.rows()) or records.read(name) is not None:
+        return name
+    raise UsageError(
+        f"the recipe's model {name[:80]!r} is no name that is known here",
+        hint="say which folder or file it is: -m PATH",
+    )
+
+
+def _levels(recipe: Mapping[str, Any], model: str, file: Path) -> dict[str, Any]:
+    """Shift and grid where they are not the model's: asked for, they replace a few-step model's."""
+    from sora_cli.weights import store
+
+    spec, found = store.locate(model).spec, {}
+    for name, kinds in (("shift", (int, float)), ("sigma_grid", (str,))):
+        value = recipe.get(name)
+        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+            raise _unreadable(file)
+        if value not in (None, getattr(spec, name)):
+            found[name] = value
+    return found
+
+
+def _device(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """Device and dtype of the recipe where this machine has them; else this machine's own."""
+    from sora_cli.runtime.device import choose_device
+
+    device, dtype = recipe.get("device"), recipe.get("dtype")
+    if not isinstance(device, str) or not isinstance(dtype, str):
+        return {}
+    try:
+        choose_device(device, dtype)
+    except (DeviceError, UsageError):
+        return {}
+    return {"device": device, "dtype": dtype}
+
+
+def _input(name: str, known: Mapping[str, Any], file: Path, given: Sequence[Path]) -> Path:
+    """The file that an argument was: one that is given, or one beside the file, by its hash."""
+    said = str(known.get("name", ""))
+    bare = PureWindowsPath(PurePosixPath(said).name).name  # a name, whatever a stranger wrote
+    beside = [file.parent / bare] if bare not in ("", ".", "..") else []
+    for path in (*given, *beside):
+        try:
+            if fingerprint(path) == known["sha256"]:
+                return path
+        except OSError:
+            continue
+    raise UsageError(
+        f"the {name} that {file.name} was made from ({bare or 'unnamed'}) is not there, or has "
+        "changed",
+        hint=f"say where it is: sora replay {file} --input PATH",
+    )
+
+
+def _unreadable(file: Path) -> UsageError:
+    return UsageError(f"the recipe in {file.name} cannot be used", hint=f"sora info {file}")
+
+
+def free_name(file: Path) -> Path:
+    """A name for the replay, beside nothing that is there: `clip-replay.mp4`, `clip-replay-2.mp4`.
+
+    In the current folder.
+    """
+    names = (f"{file.stem}-replay{f'-{i}' if i > 1 else ''}{file.suffix}" for i in count(1))
+    return next(path for name in names if not (path := Path(name)).exists())
+
+
+def replay(
+    file: Path,
+    *,
+    output: str | Path | None = None,
+    force: bool = False,
+    given: Sequence[Path] = (),
+    observer: Callable[[Any], None] = lambda event: None,
+    **overrides: Any,
+) -> Iterator[tuple[Result, Comparison]]:
+    """Make a file again; yields the result, and how it differs. See `call_of`."""
+    from sora_cli.job import Target
+    from sora_cli.media import recipe
+
+    then = recipe.read(file)
+    call = call_of(then, file, given=given, **overrides)
+    crf = then.get("crf")
+    target = Target(
+        output=free_name(file) if output is None else output,
+        crf=crf if isinstance(crf, int) and 0 <= crf <= 51 else Target().crf,
+        force=force,
+        call=call,
+    )
+    try:
+        results = call.start(target=target, observer=observer)
+    except ValueError as error:
+        raise _unreadable(file) from error
+    for result in results:
+        assert result.path is not None
+        yield result, compare(then, result.recipe, file, Path(result.path))
+
+
+def compare(then: Mapping[str, Any], now: Mapping[str, Any], file: Path, other: Path) -> Comparison:
+    """What differs between two files and their recipes."""
+    fields = {
+        name: (then.get(name), now.get(name))
+        for name in _COMPARED
+        if then.get(name) != now.get(name)
+    }
+    try:
+        identical, psnr = compare_frames(file, other)
+    except UsageError as error:
+        return Comparison(fields=fields, identical=False, reason=error.message)
+    return Comparison(fields=fields, identical=identical, psnr=psnr)
+
+
+def compare_frames(first: Path, second: Path) -> tuple[bool, float | None]:
+    """Whether two files show the same frames, and if not, their PSNR in dB.
+
+    Raises:
+        UsageError: one of them cannot be read, or they differ in size or length.
+    """
+    import numpy as np
+
+    from sora_cli.media.reader import open_clip
+
+    one, two = open_clip(first), open_clip(second)
+    if (one.width, one.height) != (two.width, two.height):
+        raise UsageError(f"{one.width}x{one.height} and {two.width}x{two.height}")
+    if one.num_frames != two.num_frames:
+        raise UsageError(f"{one.num_frames} frames and {two.num_frames}")
+    squares, values = 0.0, 0
+    for a, b in zip_longest(_frames(one.frames()), _frames(two.frames())):
+        squares += float(np.square(a.astype(np.int32) - b.astype(np.int32)).sum())
+        values += a.size
+    if squares == 0:
+        return True, None
+    return False, 10 * math.log10(255**2 * values / squares)
+
+
+def _frames(chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    for chunk in chunks:
+        yield from chunk
+
+
+def _shown(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -1,0 +1,237 @@
+"""Clips and pictures as verbs use them: seen at the model's size and rate, kept at their own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sora_cli.errors import UsageError
+from sora_cli.pipeline.request import Request
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sora_cli.media.audio import AudioPlan
+    from sora_cli.media.reader import Clip
+    from sora_cli.models.specs import ModelSpec
+    from sora_cli.pipeline.request import Settings
+    from sora_cli.pipeline.stitch import Output
+    from sora_cli.pipeline.timeline import Kept
+
+Fit = Literal["crop", "pad", "stretch"]
+CONTEXT = 16  # frames read at a clip's end, at the model's rate; more than any canvas is given
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """A clip that a verb works from, and the settings of the canvases that work on it.
+
+    Frames at the model's size are the whole picture, stretched by the little that the model's grid
+    asks for, so that what comes back fits again.
+    """
+
+    clip: Clip
+    settings: Settings
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the clip at the model's rate."""
+        from sora_cli.media import resample
+
+        return resample.count(self.clip.num_frames, self.clip.fps, self.settings.fps)
+
+    def head(self, count: int) -> np.ndarray:
+        """The first `count` frames as the model sees them, uint8 [t, h, w, 3]; fewer if it ends."""
+        return self.between(0, count)
+
+    def tail(self, count: int) -> np.ndarray:
+        """The last `count` frames as the model sees them."""
+        return self.between(max(0, self.num_frames - count), self.num_frames)
+
+    def between(self, start: int, stop: int) -> np.ndarray:
+        """Frames [start, stop) as the model sees them, as many of them as there are."""
+        import numpy as np
+
+        return np.concatenate(list(self.seen(start, min(stop, self.num_frames))))
+
+    def seen(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        """Frames [start, stop) at the model's size and rate, in chunks."""
+        from sora_cli.media import image, resample
+
+        fps, rate = self.clip.fps, self.settings.fps
+        size = (self.settings.width, self.settings.height)
+        first = resample.source_index(start, fps, rate)
+        wanted = [resample.source_index(i, fps, rate) - first for i in range(start, stop)]
+        wanted = [min(index, self.clip.num_frames - 1 - first) for index in wanted]
+        base = 0
+        for chunk in self.clip.frames(first, first + wanted[-1] + 1):
+            picks = [index - base for index in wanted if base <= index < base + len(chunk)]
+            base += len(chunk)
+            if picks:
+                yield from image.fit_frames([chunk[picks]], size[0], size[1], "stretch")
+
+    def kept(self, start: int = 0, stop: int | None = None, *, like: Source | None = None) -> Kept:
+        """The clip's own frames from `start` to `stop`, as a segment of a video.
+
+        like: the clip whose size and rate the video has; None = this one.
+        """
+        from sora_cli.media import image, resample
+        from sora_cli.pipeline.timeline import Kept
+
+        clip, other = self.clip, (like or self).clip
+        stop = clip.num_frames if stop is None else stop
+        same_size = (clip.width, clip.height) == (other.width, other.height)
+        if same_size and clip.fps == other.fps:
+            offset = start
+            return Kept(
+                num_frames=stop - start, frames=lambda a, b: clip.frames(offset + a, offset + b)
+            )
+
+        def converted(first: int, last: int) -> Iterator[np.ndarray]:
+            chunks = resample.to_rate(clip.frames(start, stop), clip.fps, other.fps)
+            parts = image.fit_frames(
+                _between(chunks, first, last), other.width, other.height, "pad"
+            )
+            yield from parts
+
+        count = resample.count(stop - start, clip.fps, other.fps)
+        return Kept(num_frames=count, frames=converted)
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.clip.duration
+
+    @property
+    def output(self) -> Output | None:
+        """The clip's own size and rate for made frames; None where they are the model's."""
+        from sora_cli.media import image
+        from sora_cli.pipeline.stitch import Output
+
+        clip, settings = self.clip, self.settings
+        same_size = (clip.width, clip.height) == (settings.width, settings.height)
+        if same_size and math.isclose(float(clip.fps), settings.fps):
+            return None
+        return Output(
+            width=clip.width, height=clip.height, fps=float(clip.fps),
+            resize=lambda frames: next(
+                image.fit_frames([frames], clip.width, clip.height, "stretch")
+            ),
+        )  # fmt: skip
+
+
+def _between(chunks: Iterator[np.ndarray], first: int, last: int) -> Iterator[np.ndarray]:
+    """Frames [first, last) of a clip that comes in chunks; reads no further."""
+    at = 0
+    for chunk in chunks:
+        part = chunk[max(0, first - at) : max(0, last - at)]
+        at += len(chunk)
+        if len(part):
+            yield part
+        if at >= last:
+            return
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """A part of a clip, as a storyboard shows it: seconds `start` to `stop`.
+
+    like: the clip whose size and rate the video has.
+    """
+
+    source: Source
+    start: float
+    stop: float
+    like: Source
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.stop - self.start
+
+    def kept(self) -> Kept:
+        """Its frames at the video's size and rate."""
+        first, last = (round(time * self.source.clip.fps) for time in (self.start, self.stop))
+        return self.source.kept(first, last, like=self.like)
+
+    def head(self, count: int) -> np.ndarray:
+        """Its first frames as the model sees them."""
+        first, last = self._seen()
+        return self.source.between(first, min(first + count, last))
+
+    def tail(self, count: int) -> np.ndarray:
+        """Its last frames as the model sees them."""
+        first, last = self._seen()
+        return self.source.between(max(first, last - count), last)
+
+    def _seen(self) -> tuple[int, int]:
+        rate = self.source.settings.fps
+        first, last = (round(time * rate) for time in (self.start, self.stop))
+        last = min(last, self.source.num_frames)
+        return min(first, last - 1), last
+
+
+def open_source(path: Path) -> Clip:
+    """A clip to work from. Raises UsageError where it is none (media.reader.open_clip)."""
+    from sora_cli.media.reader import open_clip
+
+    return open_clip(path.expanduser())
+
+
+def moments(clip: Clip) -> list[np.ndarray]:
+    """Some frames of a clip from its first to its last, [H, W, 3] uint8 each, to be described."""
+    from sora_cli.pipeline.caption import MAX_FRAMES
+
+    last, count = clip.num_frames - 1, min(clip.num_frames, MAX_FRAMES)
+    places = (round(i * last / max(count - 1, 1)) for i in range(count))
+    return [next(iter(clip.frames(place, place + 1)))[0] for place in places]
+
+
+def shaped_like(request: Request, clip: Clip, spec: ModelSpec) -> Request:
+    """The request with the model's nearest to the clip's shape, where no size was asked for.
+
+    A clip of a size that the model was trained on is worked on as it is, another one at the model's
+    own number of pixels.
+    """
+    asked = (request.width, request.height, request.aspect, request.resolution)
+    if any(value is not None for value in asked):
+        return request
+    low, high = spec.trained_sides
+    width, height = clip.width, clip.height
+    legal = width % spec.size_multiple == 0 and height % spec.size_multiple == 0
+    area = spec.width * spec.height
+    if legal and low <= min(width, height) <= max(width, height) <= high and width * height <= area:
+        return replace(request, width=width, height=height)
+    scale = math.sqrt(area / (width * height))
+    multiple = spec.size_multiple
+    sides = (max(1, round(side * scale / multiple)) * multiple for side in (width, height))
+    width, height = sides
+    return replace(request, width=width, height=height)
+
+
+def recipe_of(path: Path) -> dict[str, Any] | None:
+    """The recipe inside a file, None where there is none."""
+    from sora_cli.media import recipe
+
+    try:
+        return recipe.read(path)
+    except UsageError:
+        return None
+
+
+def sound(heard: Sequence[tuple[float, Clip]]) -> AudioPlan | None:
+    """What is heard of clips, each from its second of the output on; None of silent ones."""
+    from sora_cli.media import audio
+
+    return audio.plan(*(audio.piece(clip, at=at) for at, clip in heard))
+
+
+def picture(path: Path, settings: Settings, fit: Fit) -> np.ndarray:
+    """One picture at the settings' size, uint8 [1, h, w, 3]."""
+    from sora_cli.media import image
+
+    found = image.read(path.expanduser())
+    return image.fit(found, settings.width, settings.height, fit)[None]
