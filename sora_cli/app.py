@@ -119,7 +119,8 @@ def extend(
         if direction != "forward":
             whole.insert(0, Span(num_frames=frames, prompt=prompt, tail=found.head(CONTEXT)))
         if direction != "backward":
-            whole.append(Span(num_frames=frames, prompt=prompt, head=found.tail(CONTEXT)))
+            head, kept = found.tail(CONTEXT), arrange.kept_latents(found, installed, observer)
+            whole.append(Span(num_frames=frames, prompt=prompt, head=head, head_latents=kept))
         return whole
 
     verb = _clip_verb("extend", found, [clip], segments)

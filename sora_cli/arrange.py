@@ -14,6 +14,7 @@ from sora_cli.source import CONTEXT, Part, Source, moments, open_source, recipe_
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
     from sora_cli.media.reader import Clip
     from sora_cli.models.specs import ModelSpec
@@ -183,6 +184,19 @@ def told(name: str, parents: list[Path]) -> dict[str, Any]:
 
     told = {"verb": name, "parents": recipe.parents(*parents)}
     return {"name": f"{parents[0].stem} {name}", "extra": told}
+
+
+def kept_latents(found: Source, installed: Installed, observer: Observer) -> Tensor | None:
+    """What `--keep-latents` left beside a clip, where it fits; a note says what became of it."""
+    from sora_cli.pipeline import sidecar
+    from sora_cli.weights.store import identity
+
+    latents, said = sidecar.load(
+        sidecar.beside(found.clip.path), found.settings, found.tail(1), identity(installed)
+    )
+    if said:
+        observer(Event(phase="note", message=said))
+    return latents
 
 
 # ---------------------------------------------------------------- larger than the model's own

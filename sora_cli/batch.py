@@ -12,11 +12,12 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sora_cli.errors import UsageError
+from sora_cli.runtime.plan import MemoryPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -175,12 +176,21 @@ class Shared:
         """The networks of a model, for one job; those of another model are let go first."""
         from sora_cli.pipeline.networks import Networks
 
-        if self._networks is None or self._networks.model != model:
+        if self._networks is None or _loaded(self._networks.model) != _loaded(model):
             self.release()
             self._networks = Networks(model, observer)
-        self._networks.observer = observer
+        self._networks.model, self._networks.observer = model, observer
         try:
             yield self._networks
         except BaseException:
             self.release()  # what failed may have left them in any state
             raise
+
+
+def _loaded(model: Model) -> Model:
+    """A model without what changes from job to job and leaves its networks as they are."""
+    plan = model.plan
+    same = MemoryPlan(
+        storage=plan.storage, placement=plan.placement, text_encoder_on=plan.text_encoder_on
+    )
+    return replace(model, plan=same)

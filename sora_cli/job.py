@@ -44,6 +44,7 @@ class Target:
     crf: quality of lossy video, lower is better.
     dry_run: say what would be done, make nothing.
     keep_run: keep the run's folder of unfinished work after success.
+    keep_latents: write the last latents beside the video (`pipeline.sidecar`).
     call: of the verb, set by the verb itself (`calls.recorded`); run: one to go on with (`resume`).
     shared: networks that outlive the job; item: what a batch knows this work by.
     """
@@ -54,6 +55,7 @@ class Target:
     force: bool = False
     dry_run: bool = False
     keep_run: bool = False
+    keep_latents: bool = False
     call: Call | None = None
     run: Run | None = None
     shared: Shared | None = None
@@ -199,7 +201,11 @@ def _plan(
     from sora_cli.runtime.device import choose_device
 
     device = choose_device(request.device, request.dtype)
-    memory, ladder = planning.plan_memory(request, installed, settings, device, begun)
+    # A verb that works from something encodes up to a whole canvas of it.
+    given = settings.chunk_frames if "parents" in verb.extra else 0
+    memory, ladder = planning.plan_memory(
+        request, installed, settings, device, begun, given_frames=given
+    )
     return Work(
         installed=installed,
         device=device,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sora_cli.job import Clock, Result, Target, Work
     from sora_cli.media.audio import AudioPlan
     from sora_cli.pipeline.networks import Networks
+    from sora_cli.pipeline.seams import Journal
     from sora_cli.runs import Run
     from sora_cli.runtime.plan import MemoryPlan
 
@@ -98,11 +99,27 @@ def _make_one(
         target=target,
         audio=_sound(work),
     )
+    if target.keep_latents:
+        notes += _keep_latents(networks, work, path, journal)
     run.finish(seed, path)
     for note in (*notes, *(seam.say() for seam in journal.seams)):
         clock.note(note)
     # What could not be known when the file's recipe was written: how long that took.
     return Result(path=path, recipe=recipe())
+
+
+def _keep_latents(
+    networks: Networks, work: Work, path: str | Path, journal: Journal
+) -> tuple[str, ...]:
+    """The sidecar of a video that ends in made frames; a note where there is none to write."""
+    from sora_cli.pipeline import sidecar
+    from sora_cli.weights.store import identity
+
+    if path == "-" or str(path).endswith("/") or journal.tail is None:
+        return ("no latents are kept: only a file that ends in made frames has a sidecar",)
+    beside = sidecar.beside(Path(path))
+    sidecar.save(beside, networks, work.settings, journal.tail, identity(work.installed))
+    return (f"latents for a later extend: {beside}",)
 
 
 class _Counted:

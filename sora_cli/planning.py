@@ -53,7 +53,7 @@ def find_loras(request: Request, spec: ModelSpec) -> tuple[Lora, ...]:
 
 def plan_memory(
     request: Request, installed: Installed, settings: Settings, device: DevicePlan,
-    begun: str | None = None,
+    begun: str | None = None, *, given_frames: int = 0,
 ) -> tuple[MemoryPlan, tuple[MemoryPlan, ...]]:  # fmt: skip
     """The fastest way of sharing the memory that fits, and the ladder of all.
 
@@ -68,7 +68,10 @@ def plan_memory(
     from sora_cli.weights import store
 
     shapes, limit = store.network_shapes(installed), request.memory or "auto"
-    shape, free = job_shape(settings, installed.spec, device), free_memory(device.device)
+    shape, free = (
+        job_shape(settings, installed.spec, device, given_frames),
+        free_memory(device.device),
+    )
     ladder = plan.plans(
         shapes,
         shape,
@@ -86,8 +89,10 @@ def plan_memory(
         raise DeviceError(error.message, hint=hint) from error
 
 
-def job_shape(settings: Settings, spec: ModelSpec, device: DevicePlan) -> JobShape:
-    """One canvas of a job, as the planner counts it."""
+def job_shape(
+    settings: Settings, spec: ModelSpec, device: DevicePlan, given_frames: int = 0
+) -> JobShape:
+    """One canvas of a job, as the planner counts it; given_frames: those that are encoded."""
     from sora_cli.pipeline.generate import BATCHED_GUIDANCE_TOKENS
     from sora_cli.runtime.shapes import JobShape
 
@@ -101,6 +106,7 @@ def job_shape(settings: Settings, spec: ModelSpec, device: DevicePlan) -> JobSha
         steps=settings.num_inference_steps,
         contexts=2 if guided else 1,
         batch=2 if guided and latents <= BATCHED_GUIDANCE_TOKENS else 1,
+        given_frames=given_frames,
         dtype=device.dtype_name,
         device_kind=device.kind,
         device_name=device.chip,

@@ -63,9 +63,10 @@ class Source:
 
         fps, rate = self.clip.fps, self.settings.fps
         size = (self.settings.width, self.settings.height)
-        first = resample.source_index(start, fps, rate)
-        wanted = [resample.source_index(i, fps, rate) - first for i in range(start, stop)]
-        wanted = [min(index, self.clip.num_frames - 1 - first) for index in wanted]
+        last = self.clip.num_frames - 1
+        places = [min(resample.source_index(i, fps, rate), last) for i in range(start, stop)]
+        first = places[0]
+        wanted = [place - first for place in places]
         base = 0
         for chunk in self.clip.frames(first, first + wanted[-1] + 1):
             picks = [index - base for index in wanted if base <= index < base + len(chunk)]

@@ -45,6 +45,7 @@ class Video:
 
     output: options.VideoOutput = None
     crf: options.Crf = 18
+    keep_latents: options.KeepLatents = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,6 +197,7 @@ def target_of(
         output=options.target_of(output, out, count=count),
         count=count,
         crf=18 if video is None else video.crf,
+        keep_latents=video is not None and video.keep_latents,
         force=making.force,
         dry_run=making.dry_run,
         keep_run=making.keep_run,

@@ -169,6 +169,12 @@ Memory = Annotated[
         "--memory", metavar="auto|low|GB", help="How much memory to plan for: all, little, or GB."
     ),
 ]
+KeepLatents = Annotated[
+    bool,
+    typer.Option(
+        "--keep-latents", help="Write the last latents beside the video, for a later extend."
+    ),
+]
 KeepRun = Annotated[
     bool, typer.Option("--keep-run", help="Keep the run's folder of unfinished work after success.")
 ]

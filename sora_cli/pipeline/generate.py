@@ -243,23 +243,40 @@ def _guidance(dit: DiT, texts: Texts, canvas: Canvas, noise: Tensor, scale: floa
     )
 
 
+def encode_frames(networks: Networks, video: Tensor) -> Tensor:
+    """Latents [1, C, T', H', W'] of a clip [1, 3, T, H, W] in ±1, whole or in tiles by the plan."""
+    tile = networks.model.plan.tile
+    with networks.vae(exact=True) as vae:
+        if tile is None:
+            return vae.encode(video)
+        from sora_cli.models.vae_tiles import encode_tiled
+
+        return encode_tiled(vae, video, tile)
+
+
 def decode_frames(networks: Networks, latents: Tensor) -> Iterator[np.ndarray]:
     """Frames of latents [1, C, T, H, W], uint8 [t, H, W, 3], a latent frame at a time."""
-    total, observer = latents.shape[2], networks.observer
+    total, observer, tile = latents.shape[2], networks.observer, networks.model.plan.tile
+
+    def told(done: int, total: int) -> None:
+        observer(Event(phase="decode", step=done, total=total))
+
     with networks.vae(exact=False) as vae:
-        observer(Event(phase="decode", total=total))
-        dtype = next(vae.parameters()).dtype
-        for step, chunk in enumerate(_stream(vae, latents.to(dtype), networks), start=1):
+        told(0, total)
+        latents = latents.to(next(vae.parameters()).dtype)
+        for step, chunk in enumerate(_stream(vae, latents, tile, told), start=1):
             frames = ((chunk[0].float() / 2 + 0.5) * 255).round().to(torch.uint8)  # [3, t, H, W]
-            observer(Event(phase="decode", step=step, total=total))
+            if tile is None:  # tiles tell of themselves
+                told(step, total)
             yield frames.permute(1, 2, 3, 0).cpu().numpy()
 
 
-def _stream(vae: VAE, latents: Tensor, networks: Networks) -> Iterator[Tensor]:
-    """Decoded chunks [1, 3, t, H, W], whole or in tiles as the plan says."""
-    tile = networks.model.plan.tile
+def _stream(
+    vae: VAE, latents: Tensor, tile: int | None, told: Callable[[int, int], None]
+) -> Iterator[Tensor]:
+    """Decoded chunks [1, 3, t, H, W], whole or in tiles."""
     if tile is None:
         return vae.decode_stream(latents)
     from sora_cli.models.vae_tiles import decode_stream_tiled
 
-    return decode_stream_tiled(vae, latents, tile)
+    return decode_stream_tiled(vae, latents, tile, progress=told)

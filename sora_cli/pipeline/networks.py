@@ -22,6 +22,7 @@ from sora_cli.models.vae import VAE
 from sora_cli.pipeline.events import Event, Observer, ignore
 from sora_cli.pipeline.prompt import clean_text
 from sora_cli.pipeline.remember import Context, context_memory
+from sora_cli.runtime.memory import return_large_blocks
 from sora_cli.runtime.plan import MemoryPlan
 from sora_cli.weights import load
 from sora_cli.weights.lora import Lora
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from sora_cli.models.image_encoder import ImageEncoder
 
 N = TypeVar("N")
+LARGE = (
+    1_000_000_000  # bytes of a plan from which on the allocator is told not to keep what is freed
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,9 +74,11 @@ class Networks:
 
     def release(self) -> None:
         """Let go of every network."""
-        for _, stack in self._kept.values():
-            stack.close()
-        self._kept.clear()
+        for name in list(self._kept):
+            self._let_go(name)
+
+    def _let_go(self, name: str) -> None:
+        self._kept.pop(name)[1].close()
 
     def replan(self, plan: MemoryPlan) -> None:
         """Share the memory in another way from now on; every network is loaded again."""
@@ -168,6 +174,8 @@ class Networks:
                 tokens = int(mask.sum())
                 rows = encode_text(tokenizer, encoder, [prompt], text_len)[0, :tokens]  # [L, D]
                 contexts.append(Context(rows=rows, tokens=tokens))
+        if not model.plan.keep_text_encoder:
+            self._let_go("text_encoder")
         return contexts
 
     @contextmanager
@@ -176,6 +184,8 @@ class Networks:
             if not self.model.plan.keep:
                 self.release()
             self.observer(Event(phase="load"))
+            if self.model.device.type == "cpu" and self.model.plan.peak_bytes > LARGE:
+                return_large_blocks()
             stack = ExitStack()
             self._kept[name] = (stack.enter_context(open_()), stack)
         yield self._kept[name][0]

@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sora_cli.models.vae_tiles import encode_tiled
 from sora_cli.pipeline.canvas import Canvas, Conditioning, noise
 from sora_cli.pipeline.generate import (
     Keeper,
     Texts,
     decode_frames,
+    encode_frames,
     lay_canvas,
     make_video_latents,
     schedule_of,
@@ -303,12 +303,8 @@ class SpanMaker:
         self, whole: np.ndarray, canvas: Canvas, settings: Settings, strength: float, seed: int
     ) -> Keeper:
         """A canvas on which the source stands already, under noise of level `strength`."""
-        model, video = self.networks.model, as_video(whole)
-        with torch.no_grad(), self.networks.vae(exact=True) as vae:
-            video = video.to(model.device)
-            tile = model.plan.tile
-            latents = vae.encode(video) if tile is None else encode_tiled(vae, video, tile)
-            latents = latents.cpu()
+        video = as_video(whole).to(self.networks.model.device)
+        latents = encode_frames(self.networks, video).cpu()
         latents = F.pad(latents, (0, 0, 0, 0, canvas.lead, 0))  # references stand before the clip
         sigmas = schedule_of(settings).sigmas
         step = next(i for i, sigma in enumerate(sigmas) if sigma <= strength)

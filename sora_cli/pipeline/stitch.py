@@ -24,8 +24,9 @@ Resize = Callable[[np.ndarray], np.ndarray]  # uint8 [t, h, w, 3] → uint8 [t, 
 FADE = 16  # frames over which a boundary's correction fades out
 EDGE = 4  # pixels over which the edge of a mask is softened
 
-# Of a boundary, in pixels and 8-bit steps. Chosen on the embedded model over 16 scenes: jump at
-# the seam, likeness of the first 8 frames to the truth, and no ghosts on contact sheets.
+# Of a boundary, in pixels and 8-bit steps. Set on the embedded model over 16 development scenes,
+# between values that were tried, by three things that pull apart: the jump at the seam, likeness of
+# the next 8 frames to the truth, and ghosts on contact sheets, of which large motion leaves some.
 _COARSE, _NEAR = 4, 3  # reach of the blurs: of the residual, and of "how much changes here"
 _MOTION = 50.0  # a step this large is motion, and left alone
 _MOVED = 25.0  # where a made frame has moved on by this much the correction ends
