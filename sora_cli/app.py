@@ -184,9 +184,13 @@ def connect(
         from sora_cli.pipeline.timeline import Span
 
         prompt = expand(settings.prompt)
-        way = Span(
-            num_frames=frames, prompt=prompt, head=found.tail(CONTEXT), tail=other.head(CONTEXT)
-        )
+        end = None if request.prompt else arrange.prompt_in(second) or None
+        ends: dict[str, Any] = {
+            "head": found.tail(CONTEXT),
+            "tail": other.head(CONTEXT),
+            "end_prompt": end,
+        }
+        way = Span(num_frames=frames, prompt=prompt, **ends)
         return [found.kept(), way, other.kept(like=found)]
 
     verb = _clip_verb("connect", found, [first, second], segments)
@@ -325,9 +329,9 @@ def info(path: Path) -> dict[str, Any]:
 
 def expand(prompt: str, model: str = "tiny", seed: int | None = None) -> Expansion:
     """The long form of a short prompt, as the model's caption LLM says it."""
-    from sora_cli.weights import store
+    from sora_cli.weights.store import locate
 
-    installed = store.locate(model)
+    installed = locate(model)
     return planning.expand(prompt, installed, 0 if seed is None else seed, enabled=True)
 
 

@@ -119,16 +119,20 @@ def with_prompt(
         settings = replace(settings, expand=False)
     if request.prompt:
         return settings
-    recipe, found, where = recipe_of(path) or {}, "", f"taken from the recipe in {path.name}"
-    for key in ("expanded_prompt", "prompt"):
-        if not found and isinstance(recipe.get(key), str):
-            found = recipe[key]
+    found, where = prompt_in(path), f"taken from the recipe in {path.name}"
     if not found and (folder := planning.captioner(installed)):
         found, where = _described(path, folder, observer), f"what is seen in {path.name}"
     if not found:
         where = f"what is seen in {path.name} alone decides what happens"
     observer(Event(phase="note", message=f"no prompt: {where}{': ' if found else ''}{found}"))
     return replace(settings, prompt=found, expand=settings.expand and not found)
+
+
+def prompt_in(path: Path) -> str:
+    """What the recipe in a file says is seen, as the text encoder got it; empty where none does."""
+    recipe = recipe_of(path) or {}
+    said = (recipe.get(key) for key in ("expanded_prompt", "prompt"))
+    return next((text for text in said if isinstance(text, str) and text), "")
 
 
 def _described(path: Path, folder: Path, observer: Observer) -> str:

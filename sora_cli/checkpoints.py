@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,12 @@ if TYPE_CHECKING:
     from sora_cli.pipeline.sampler import SamplerState
 
 SUFFIX = ".safetensors"
+CHUNKS = "chunks"  # the folder of finished canvases
+NEWEST = 2  # states of the canvas in work
 _BLANK = b"0" * 64
 _SEAL = re.compile(rb'"sha256":"([0-9a-f]{64})"')
+_CANVAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_STATE = re.compile(r"latents-(.+)-(\d+)\.safetensors")
 _MAX_HEADER = 1 << 20  # a state has five tensors; a header of megabytes is damage
 
 
@@ -78,3 +83,49 @@ def is_sound(content: bytes) -> bool:
     digest.update(_BLANK)
     digest.update(memoryview(content)[stop:])
     return digest.hexdigest().encode() == found[1]
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """The states in one folder.
+
+    Of the canvas in work the newest ones, `latents-<canvas>-<step>.safetensors`; of finished
+    canvases the last one, `chunks/<canvas>.safetensors`.
+    """
+
+    folder: Path
+
+    def keep(self, name: str, state: SamplerState, *, final: bool) -> None:
+        """Write a state of a canvas; what is older goes when it is on the disk for good.
+
+        One state before it stays, for the case of damage; those of other canvases are done with.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        assert _CANVAS.fullmatch(name), name
+        if final:
+            chunks = self.folder / CHUNKS
+            chunks.mkdir(mode=0o700, exist_ok=True)
+            save(chunks / f"{name}{SUFFIX}", state)
+        else:
+            save(self.folder / f"latents-{name}-{state.step:04d}{SUFFIX}", state)
+        stay = set(self._unfinished(name)[: 1 if final else NEWEST])
+        for path in self.folder.glob(f"latents-*{SUFFIX}"):
+            if path not in stay:
+                path.unlink(missing_ok=True)
+
+    def files(self, name: str) -> list[Path]:
+        """Files with states of a canvas, the newest first."""
+        if not _CANVAS.fullmatch(name):
+            return []
+        final = self.folder / CHUNKS / f"{name}{SUFFIX}"
+        return [path for path in (final, *self._unfinished(name)) if path.exists()]
+
+    def _unfinished(self, name: str) -> list[Path]:
+        found = []
+        for path in self.folder.glob(f"latents-*{SUFFIX}"):
+            match = _STATE.fullmatch(path.name)
+            if match and match[1] == name:
+                found.append((int(match[2]), path))
+        return [path for _, path in sorted(found, reverse=True)]

@@ -22,7 +22,7 @@ from sora_cli.runtime.disk import write_whole
 from sora_cli.runtime.paths import state_dir
 
 SCHEMA = 1
-RECIPE, STATUS, LOG, LOCK, CHUNKS = "recipe.json", "status.json", "log.txt", "lock", "chunks"
+RECIPE, STATUS, LOG, LOCK = "recipe.json", "status.json", "log.txt", "lock"
 MAX_AGE = 14 * 24 * 3600.0  # seconds after which an unfinished run is forgotten
 MAX_BYTES = 20 << 30  # of all runs together
 
@@ -159,6 +159,7 @@ def without_secrets(text: str) -> str:
 
 
 def write_json(path: Path, content: Mapping[str, Any], *, lasting: bool) -> None:
+    """Write an object to a file whole (`disk.write_whole`). Raises OSError."""
     write_whole(path, (json.dumps(content, indent=1) + "\n").encode(), lasting=lasting)
 
 

@@ -16,7 +16,6 @@ goes on. `Run` is a `pipeline.generate.Keeper`. Nothing here imports torch befor
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +29,6 @@ from sora_cli.calls import fingerprint
 from sora_cli.errors import SoraError, Terminated, UsageError
 from sora_cli.pipeline.events import Event, Observer
 from sora_cli.run_folders import (
-    CHUNKS,
     LOCK,
     LOG,
     RECIPE,
@@ -57,10 +55,6 @@ BINDING = ("version", "weights", "torch")
 
 KEEP_SECONDS = 10.0  # between two states of one canvas, at least
 KEEP_SHARE = 0.02  # of the time, at most, goes into writing them
-NEWEST = 2  # states of the canvas in work
-
-_CANVAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_STATE = re.compile(r"latents-(.+)-(\d+)\.safetensors")
 
 
 class Run:
@@ -245,7 +239,8 @@ class Run:
         """The newest sound state kept under this name, on the CPU."""
         if self._last is not None and self._last[0] == name:
             return self._last[1].to("cpu")
-        for path in self._states(name):
+        files = () if self.folder is None else checkpoints.States(self.folder).files(name)
+        for path in files:
             state = checkpoints.load(path)
             if state is not None:
                 self._last, self._kept_at = (name, state, 0), (name, state.step)
@@ -267,48 +262,11 @@ class Run:
         began = time.monotonic()
         final = 0 < total <= state.step
         with self._best_effort():
-            checkpoints.save(self._path(name, None if final else state.step), state)
+            checkpoints.States(self.folder).keep(name, state, final=final)
             self._kept_at = (name, state.step)
-            self._forget_older(name, final)
             self._write_status(canvas=name, step=state.step, total=total)
         took = time.monotonic() - began
         self._next_keep = time.monotonic() + max(KEEP_SECONDS, took / KEEP_SHARE)
-
-    def _path(self, name: str, step: int | None) -> Path:
-        """Where a state lies; step None: the last one of a finished canvas."""
-        assert self.folder is not None and _CANVAS.fullmatch(name), name
-        if step is not None:
-            return self.folder / f"latents-{name}-{step:04d}{checkpoints.SUFFIX}"
-        chunks = self.folder / CHUNKS
-        chunks.mkdir(mode=0o700, exist_ok=True)
-        return chunks / f"{name}{checkpoints.SUFFIX}"
-
-    def _states(self, name: str) -> list[Path]:
-        """Files with states of a canvas, the newest first."""
-        if self.folder is None or not _CANVAS.fullmatch(name):
-            return []
-        final = self.folder / CHUNKS / f"{name}{checkpoints.SUFFIX}"
-        return [path for path in (final, *self._unfinished(name)) if path.exists()]
-
-    def _unfinished(self, name: str) -> list[Path]:
-        assert self.folder is not None
-        found = []
-        for path in self.folder.glob(f"latents-*{checkpoints.SUFFIX}"):
-            match = _STATE.fullmatch(path.name)
-            if match and match[1] == name:
-                found.append((int(match[2]), path))
-        return [path for _, path in sorted(found, reverse=True)]
-
-    def _forget_older(self, name: str, final: bool) -> None:
-        """Beside what was just written, one state before it stays; other canvases' are done with.
-
-        Only now, when the newer one is on the disk for good.
-        """
-        assert self.folder is not None
-        stay = set(self._unfinished(name)[: 1 if final else NEWEST])
-        for path in self.folder.glob(f"latents-*{checkpoints.SUFFIX}"):
-            if path not in stay:
-                path.unlink(missing_ok=True)
 
 
 def of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -44,12 +44,36 @@ class Source:
         return resample.count(self.clip.num_frames, self.clip.fps, self.settings.fps)
 
     def head(self, count: int) -> np.ndarray:
-        """The first `count` frames as the model sees them, uint8 [t, h, w, 3]; fewer if it ends."""
-        return self.between(0, count)
+        """The first `count` frames as the model sees them, uint8 [t, h, w, 3]; fewer if it ends.
+
+        Counted from the clip's first frame on, so that this one is what a way leads to.
+        """
+        return self._at(round(i * self._pace) for i in range(count))
 
     def tail(self, count: int) -> np.ndarray:
-        """The last `count` frames as the model sees them."""
-        return self.between(max(0, self.num_frames - count), self.num_frames)
+        """The last `count` frames as the model sees them, counted back from the clip's last one."""
+        last = self.clip.num_frames - 1
+        return self._at(last - round(i * self._pace) for i in reversed(range(count)))
+
+    @property
+    def _pace(self) -> float:
+        """Frames of the clip for one of the model."""
+        return float(self.clip.fps) / self.settings.fps
+
+    def _at(self, places: Iterable[int]) -> np.ndarray:
+        """The clip's frames at these places, at the model's size; places outside it are left out."""
+        import numpy as np
+
+        from sora_cli.media import image
+
+        inside = [place for place in places if 0 <= place < self.clip.num_frames]
+        found, base = [], inside[0]
+        for chunk in self.clip.frames(base, inside[-1] + 1):
+            picks = [place - base for place in inside if base <= place < base + len(chunk)]
+            base += len(chunk)
+            found.append(chunk[picks])
+        width, height = self.settings.width, self.settings.height
+        return np.concatenate(list(image.fit_frames(found, width, height, "stretch")))
 
     def between(self, start: int, stop: int) -> np.ndarray:
         """Frames [start, stop) as the model sees them, as many of them as there are."""

@@ -21,6 +21,7 @@ from sora_cli.cli.groups import (
     target_of,
     with_groups,
 )
+from sora_cli.errors import UsageError
 
 DirectionChoice = Literal["forward", "backward", "both"]
 
@@ -105,7 +106,9 @@ def loop(
 
     out = options.output_of(context, running)
     target = target_of(video.output, out, making, video, num_videos)
-    request = request_of(weights, sampling, size, prompt=prompt if clip is None else text)
+    if clip is None and prompt is None:
+        raise UsageError("loop needs a clip or --prompt", hint="sora loop clip.mp4")
+    request = request_of(weights, sampling, size, prompt=text if prompt is None else prompt)
     results = verbs.loop(
         None if clip is None else clip.expanduser(),
         request,
