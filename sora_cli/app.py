@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sora_cli import arrange, job, planning, source
+from sora_cli.about import caption as caption
+from sora_cli.about import expand as expand
+from sora_cli.about import info as info
 from sora_cli.calls import recorded
 from sora_cli.job import Media, Result, Target, Verb
 from sora_cli.pipeline.events import Event, Observer, ignore
 from sora_cli.source import CONTEXT
 
 if TYPE_CHECKING:
-    from sora_cli.pipeline.caption import Caption
-    from sora_cli.pipeline.expand import Expansion
     from sora_cli.pipeline.request import Request
     from sora_cli.pipeline.timeline import Segment
     from sora_cli.source import Fit, Source
@@ -318,42 +319,6 @@ def storyboard(
         **arrange.told("storyboard", parents),
     )
     return job.make(request, installed, settings, verb, target or Target(), observer)
-
-
-def info(path: Path) -> dict[str, Any]:
-    """The recipe that a made file carries. Raises UsageError when it carries none."""
-    from sora_cli.media import recipe
-
-    return recipe.read(path)
-
-
-def expand(prompt: str, model: str = "tiny", seed: int | None = None) -> Expansion:
-    """The long form of a short prompt, as the model's caption LLM says it."""
-    from sora_cli.weights.store import locate
-
-    installed = locate(model)
-    return planning.expand(prompt, installed, 0 if seed is None else seed, enabled=True)
-
-
-def caption(file: Path, *, seed: int | None = None) -> Caption:
-    """What is seen in a picture or a clip, in words, by the vision-language model.
-
-    Raises:
-        WeightsError: none has been pulled.
-    """
-    from sora_cli.pipeline.caption import caption as describe
-    from sora_cli.pipeline.instructions import VISION_MODEL
-    from sora_cli.runtime.device import choose_device
-    from sora_cli.runtime.paths import cache_dir
-    from sora_cli.weights import store
-
-    frames = source.moments(source.open_source(file))
-    folder = store.language_model(VISION_MODEL)
-    device = choose_device().device_name if folder else "cpu"
-    return describe(
-        frames, folder=folder, cache_dir=cache_dir(), seed=0 if seed is None else seed,
-        device=device,
-    )  # fmt: skip
 
 
 # ---------------------------------------------------------------- what verbs share

@@ -61,7 +61,7 @@ class Source:
         return float(self.clip.fps) / self.settings.fps
 
     def _at(self, places: Iterable[int]) -> np.ndarray:
-        """The clip's frames at these places, at the model's size; places outside it are left out."""
+        """The clip's frames at these places, at the model's size; those outside it are left out."""
         import numpy as np
 
         from sora_cli.media import image

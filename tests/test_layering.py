@@ -24,6 +24,7 @@ FORBIDDEN = {
 # These are read before it is known that anything will be computed, so importing them is quick.
 WITHOUT_TORCH = (
     "errors.py",
+    "about.py",
     "app.py",
     "job.py",
     "planning.py",
@@ -105,7 +106,7 @@ def test_errors_imports_nothing_of_ours() -> None:
 
 
 # Outside the rooms: the verbs, and what stands between them and a written file.
-JOINING = ("app.py", "arrange.py", "batch.py", "job.py", "making.py", "source.py")
+JOINING = ("about.py", "app.py", "arrange.py", "batch.py", "job.py", "making.py", "source.py")
 
 
 def test_only_the_verbs_join_pipeline_to_media() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,7 +39,8 @@ OptionalNames = Annotated[
 def list_models(context: typer.Context, as_json: options.AsJson = False) -> None:
     """List what has a name: what it is, its licence and size, and whether it is installed.
 
-    FITS says whether this machine has the memory that the model is meant for.
+    NEEDS is the memory of the model's own size and length, planned: from the smallest plan to the
+    fastest one, in GB; FITS says whether one of them fits this machine.
     """
     out = options.output_of(context)
     out.configure(as_json=as_json)
@@ -46,11 +48,15 @@ def list_models(context: typer.Context, as_json: options.AsJson = False) -> None
     from sora_cli.weights.manifest import rows
 
     known = {record.name: record for record in records.read_all()}
-    memory = _memory()
-    found = [_content(row, known.get(row.name), memory) for row in rows()]
+    gpu, memory = _memory()
+    found = [
+        _content(row, known.get(row.name)) | _needs(row, gpu=gpu, memory=memory) for row in rows()
+    ]
     named = {row.name for row in rows()}
     found += [_imported(record) for name, record in known.items() if name not in named]
-    table = [["NAME", "INSTALLED", "FITS", "GB", "SIZE", "LENGTH", "CAN", "LICENCE", "WHAT"]]
+    table = [
+        ["NAME", "INSTALLED", "FITS", "NEEDS", "GB", "SIZE", "LENGTH", "CAN", "LICENCE", "WHAT"]
+    ]
     out.table(table + [_line(content) for content in found], {"models": found})
     for row in rows():
         if row.note and row.name not in known:
@@ -222,14 +228,38 @@ def _place(record: Record) -> Path:
     return first.parent if (first.parent / "model_index.json").is_file() else first
 
 
-def _content(row: ManifestRow, record: Record | None, memory: int | None) -> dict[str, Any]:
+def _needs(row: ManifestRow, *, gpu: bool, memory: int | None) -> dict[str, Any]:
+    """What a model takes for a clip of its own size and length, as the memory planner reckons."""
+    from sora_cli.runtime import plan
+    from sora_cli.runtime.shapes import JobShape, published
+
+    shapes = published(row.name) if row.kind == "model" else None
+    if shapes is None:
+        enough = None
+        if row.memory is not None and memory is not None:
+            enough = memory >= _NEARLY * row.memory * _GIGABYTE
+        return {"fits": enough, "memory_bytes": None, "seconds": None}
+    spec = row.spec
+    job = JobShape(
+        width=spec.width, height=spec.height, num_frames=spec.num_frames,
+        steps=spec.num_inference_steps, contexts=1 if spec.guidance_scale == 1 else 2,
+        dtype="bfloat16" if gpu else "float32", device_kind="cuda" if gpu else "cpu",
+        cores=os.cpu_count() or 1,
+    )  # fmt: skip
+    ladder = plan.plans(shapes, job)
+    chosen = plan.best(ladder, memory)
+    return {
+        "fits": chosen is not None,
+        "memory_bytes": [ladder[-1].peak_bytes, ladder[0].peak_bytes],
+        "seconds": None if chosen is None else chosen.seconds,
+    }
+
+
+def _content(row: ManifestRow, record: Record | None) -> dict[str, Any]:
     folder = row.folder()
     whole = record is not None and record.missing is None
     spec = row.spec if row.kind == "model" else None
     place = str(_place(record)) if record is not None and whole else None
-    fits = None
-    if row.memory is not None and memory is not None:
-        fits = memory >= _NEARLY * row.memory * _GIGABYTE
     return {
         "name": row.name,
         "kind": row.kind,
@@ -237,8 +267,6 @@ def _content(row: ManifestRow, record: Record | None, memory: int | None) -> dic
         "licence": row.licence,
         "installed": folder is not None or whole,
         "path": place if folder is None else str(folder),
-        "fits": fits,
-        "memory": row.memory,
         "bytes": record.size if record is not None else _bytes_of(row, folder),
         "abilities": list(spec.abilities) if spec else [],
         "size": [spec.width, spec.height] if spec else None,
@@ -259,7 +287,8 @@ def _imported(record: Record) -> dict[str, Any]:
         "installed": record.missing is None,
         "path": str(record.imported or _place(record)),
         "fits": None,
-        "memory": None,
+        "memory_bytes": None,
+        "seconds": None,
         "bytes": record.size,
         "abilities": [],
         "size": None,
@@ -277,6 +306,9 @@ def _bytes_of(row: ManifestRow, folder: Path | None) -> int | None:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
+_HEAD = "NAME INSTALLED FITS NEEDS GB SIZE LENGTH CAN LICENCE WHAT".split()
+
+
 def _line(content: dict[str, Any]) -> list[str]:
     """A row of the table that people read."""
     size, length = content["size"], "-"
@@ -286,6 +318,7 @@ def _line(content: dict[str, Any]) -> list[str]:
         content["name"],
         "yes" if content["installed"] else "no",
         {None: "-", True: "yes", False: "no"}[content["fits"]],
+        "–".join(f"{bytes_ / _GIGABYTE:.0f}" for bytes_ in content["memory_bytes"] or ()) or "-",
         "-" if content["bytes"] is None else f"{content['bytes'] / _GIGABYTE:.1f}",
         f"{size[0]}x{size[1]}" if size else "-",
         length,
@@ -295,8 +328,8 @@ def _line(content: dict[str, Any]) -> list[str]:
     ]
 
 
-def _memory() -> int | None:
-    """Bytes of the memory that models run in: a GPU's, or without one the machine's."""
+def _memory() -> tuple[bool, int | None]:
+    """Whether models run on a GPU, and the bytes of its memory, or else of the machine's."""
     from sora_cli.runtime import memory
 
     if _may_have_gpu():
@@ -304,8 +337,8 @@ def _memory() -> int | None:
 
         found = device_memory(choose_device().device)
         if found is not None:
-            return found[1]
-    return memory.total_memory()
+            return True, found[1]
+    return False, memory.total_memory()
 
 
 def _may_have_gpu() -> bool:
