@@ -306,7 +306,7 @@ def _bytes_of(row: ManifestRow, folder: Path | None) -> int | None:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-_HEAD = "NAME INSTALLED FITS NEEDS GB SIZE LENGTH CAN LICENCE WHAT".split()
+_HEAD = ["NAME", "INSTALLED", "FITS", "NEEDS", "GB", "SIZE", "LENGTH", "CAN", "LICENCE", "WHAT"]
 
 
 def _line(content: dict[str, Any]) -> list[str]:

@@ -337,8 +337,6 @@ def network_shapes(installed: Installed) -> NetworkShapes:
         ),
         autoencoder=shapes.AutoencoderShape.of(found["vae"]),
         text_encoder=shapes.TextEncoderShape.of(found["text_encoder"]),
-        image_encoder_parameters=(
-            shapes.CLIP_VIT_H_PARAMETERS if "image_encoder" in parts else 0
-        ),
+        image_encoder_parameters=(shapes.CLIP_VIT_H_PARAMETERS if "image_encoder" in parts else 0),
         disk_bytes=size_on_disk(installed),
     )
