@@ -17,7 +17,8 @@ from tokenizers import processors
 from torch import Tensor
 
 from sora_cli.eval import __main__ as program
-from sora_cli.eval import clips, report, rows
+from sora_cli.eval import clips, edits, report, rows, verbs
+from sora_cli.eval.abilities import ABILITIES
 from sora_cli.eval.judge import Judge, Reading, looked_at
 from sora_cli.eval.sheet import contact_sheet
 from sora_cli.eval.truth import CLASSES, Prompt, paths, prompts, render_all
@@ -25,9 +26,10 @@ from sora_cli.models.dit import DiT, DiTConfig
 from sora_cli.models.specs import TINY
 from sora_cli.models.text_encoder import TextEncoder, TextEncoderConfig
 from sora_cli.models.vae import VAE, VAEConfig
-from sora_cli.train import export, tokenizer
+from sora_cli.train import captions, export, tokenizer
 from sora_cli.train.captions import attributes
 from sora_cli.train.dataset import to_video
+from sora_cli.train.world import is_held_out
 
 SPECIALS = ["<pad>", "</s>", "<unk>"]
 SMALL = {"width": 64, "height": 48, "num_frames": 9}
@@ -171,8 +173,9 @@ def test_true_clips_get_the_floor_in_every_row(
     place = studio(tmp_path)
     place.work.mkdir()
     exam = rows.Exam(studio=place, judge=Judge().eval(), samples=2, split="final")
-    card = {(r.ability, r.measure): r for ability in rows.ABILITIES.values() for r in ability(exam)}
-    assert set(card) == set(report.BARS)
+    measures = {name: ABILITIES[name] for name in ("compression", "prompt fidelity", "animate")}
+    card = {(r.ability, r.measure): r for measure in measures.values() for r in measure(exam)}
+    assert set(card) == {key for key in report.BARS if key[0] in measures}
     assert card["compression", "PSNR, dB"].value > 60
     assert card["compression", "position error, times the floor"].value == pytest.approx(1)
     fidelity = card["prompt fidelity", "mean, % right"]
@@ -182,6 +185,51 @@ def test_true_clips_get_the_floor_in_every_row(
     assert {p.name for p in place.work.glob("*.png")} == {
         "compression-final.png", "dense-final.png", "short-final.png", "animate-final.png",
     }  # fmt: skip
+
+
+def test_what_is_kept_is_not_made_again_nor_after_the_time_box(tmp_path: Path) -> None:
+    place, made = studio(tmp_path), []
+    place.work.mkdir()
+
+    def build() -> dict[str, np.ndarray]:
+        made.append(1)
+        return {"video": np.arange(6, dtype=np.uint8).reshape(2, 3)[:, ::-1]}
+
+    late = replace(place, deadline=0.0)
+    assert clips.keep(late, "a way", build) is None
+    first, second = clips.keep(place, "a way", build), clips.keep(late, "a way", build)
+    assert first is not None and second is not None and made == [1]
+    assert first["video"].tolist() == second["video"].tolist() == [[2, 1, 0], [5, 4, 3]]
+    assert clips.keep(place, "another way", build) is not None and made == [1, 1]
+
+
+# ---------------------------------------------------------------------- edits
+
+
+def test_a_change_is_one_attribute_in_record_and_words() -> None:
+    for split in ("final", "held-out"):
+        for prompt in asked(60, split=split):
+            change = edits.changed(prompt)
+            old, new = attributes(prompt.scene), attributes(change.asked.scene)
+            assert [name for name in old if old[name] != new[name]] == [change.target]
+            words = captions.read(change.asked.caption.text)
+            assert words[change.target] == new[change.target] != old[change.target]
+            thing = change.asked.scene.things[0]
+            assert change.target != "color0" or not is_held_out(thing.kind, thing.color)
+            assert edits.changed(prompt) == change, "always the same"
+    assert {edits.changed(p).target for p in asked(6)} == set(edits.TARGETS)
+
+
+def test_an_edit_is_scored_by_what_was_asked_and_what_was_not() -> None:
+    changes = [edits.changed(prompt) for prompt in asked(30)]
+    done = edits.score(changes, [perfect(change.asked) for change in changes])
+    assert done == {"changed as asked": 100.0, "the rest kept": 100.0}
+    undone = edits.score(changes, [perfect(change.before) for change in changes])
+    assert undone == {"changed as asked": 0.0, "the rest kept": 100.0}
+    two = next(change for change in changes if len(change.before.scene.things) == 2)
+    reading = perfect(two.asked)
+    lost = Reading(reading.values | {"count": "1"}, reading.places)
+    assert edits.score([two], [lost])["the rest kept"] < 65, "a thing that is gone kept nothing"
 
 
 # ---------------------------------------------------------------------- whole runs
@@ -220,21 +268,35 @@ def test_the_program_measures_a_model_from_its_folder(
     small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(program, "obtain_judge", lambda *_, **__: Judge().eval())
+    """Every row that has a bar is measured, in the table's order, and nothing is made twice."""
+    judge = Judge().eval()
+    monkeypatch.setattr(program, "obtain_judge", lambda *_, **__: judge)
+    monkeypatch.setattr(verbs, "MINUTE", 7.0)
     words = ["--model", str(small_model), "--samples", "1", "--device", "cpu"]
     words += ["--out", str(tmp_path / "docs"), "--work", str(tmp_path / "work")]
     assert program.main(words) == 0
     out, err = capsys.readouterr()
     assert out.splitlines() == [str(tmp_path / "docs" / n) for n in ("tiny.json", "tiny.md")]
     content = json.loads((tmp_path / "docs" / "tiny.json").read_text())
-    assert [(r["ability"], r["measure"]) for r in content["rows"]] == list(report.BARS)
+    measured = [(r["ability"], r["measure"]) for r in content["rows"]]
+    # A row of what moves has no sample where the only scene stands still.
+    assert measured == [key for key in report.BARS if key in measured]
+    assert set(report.BARS) - set(measured) <= {("loop", "motion, % of the clip's")}
     assert content["weights"].startswith("sha256:")
-    assert len(list((tmp_path / "work").glob("*.safetensors"))) == 3, "dense, short, animate"
+    # dense, short, animate; extend both ways, loop, connect and their floor; a minute; edits
+    assert len(list((tmp_path / "work").glob("*.safetensors"))) == 3 + 5 + 1 + 4
     assert err.count("made 1/1 clips") == 3
+    assert {p.stem for p in (tmp_path / "work").glob("*.png")} >= {
+        f"{name}-final" for name in ("extend-forward", "loop", "connect", "minute-last", "edit-0.7")
+    }
     assert str(tmp_path) not in (tmp_path / "docs" / "tiny.md").read_text()
     # A second run makes nothing again.
-    assert program.main([*words, "--rows", "animate"]) == 0
+    monkeypatch.setattr(verbs, "filled", None)
+    monkeypatch.setattr(verbs, "play", None)
+    assert program.main([*words, "--rows", "animate,one minute,edit"]) == 0
     assert "made" not in capsys.readouterr().err
+    again = json.loads((tmp_path / "docs" / "tiny.json").read_text())
+    assert again == content, "the same figures, and the other rows are still there"
 
 
 # ---------------------------------------------------------------------- report
@@ -258,6 +320,10 @@ HOW = report.Circumstances(
 def test_bars_are_met_by_the_value_and_nothing_else() -> None:
     assert row(92.0).to_json()["meets_first_bar"] is True
     assert row(91.99).to_json()["meets_first_bar"] is False
+    join = {"ability": "loop", "measure": "last to first, times the median change"}
+    for value, floor, met in ((1.5, None, True), (1.6, None, False), (1.6, 1.0, False),
+                              (1.6, 1.4, True), (1.7, 1.4, False)):  # fmt: skip
+        assert row(value, floor=floor, **join).to_json()["meets_first_bar"] is met
     measured = row(3.0, ability="animate", measure="motion, % right").to_json()
     assert measured["meets_first_bar"] is None and measured["goal"] is None
     assert row(93.0, split="held-out").to_json()["ability"] == "prompt fidelity (held-out)"
@@ -287,8 +353,10 @@ def test_the_report_is_written_and_keeps_what_was_not_measured_again(tmp_path: P
 def test_the_program_says_what_to_type_instead(capsys: pytest.CaptureFixture[str]) -> None:
     assert program.main(["--rows", "poetry"]) == 2
     assert program.main(["--samples", "0"]) == 2
+    assert program.main(["--edit-samples", "-1"]) == 2
     out, err = capsys.readouterr()
     assert out == "" and "unknown rows: poetry" in err and "hint: --rows" in err
+    assert "--edit-samples must be at least 1" in err
 
 
 def test_the_recorded_command_names_no_folders() -> None:
@@ -296,6 +364,8 @@ def test_the_recorded_command_names_no_folders() -> None:
     assert program.as_typed(arguments, "tiny") == (
         "python -m sora_cli.eval --model tiny --samples 8 --split final --rows animate"
     )
+    capped = program.parse(["--join-samples", "4", "--long-samples", "3"])
+    assert program.as_typed(capped, "tiny").endswith(" --join-samples 4"), "what is not the default"
 
 
 def test_contact_sheets_show_every_clip_and_its_words(tmp_path: Path) -> None:

@@ -13,7 +13,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -60,6 +63,29 @@ def content_hash(folder: Path) -> str:
             if path.suffix in (".safetensors", ".json"):
                 digest.update(f"{part}/{path.name}\n".encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def keep(
+    studio: Studio, what: str, build: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray] | None:
+    """What `build` makes, once: from the work folder where it lies there already.
+
+    Args:
+        what: everything that it depends on beside the weights and the dtype, in words.
+
+    Returns:
+        the arrays by name, or None where they are not there and the time box is over.
+    """
+    assert studio.model.folder is not None, "a model is examined as a folder"
+    words = f"{content_hash(studio.model.folder)} {studio.dtype} {what}"
+    file = studio.work / f"{hashlib.sha256(words.encode()).hexdigest()[:32]}.safetensors"
+    if not file.is_file():
+        if time.monotonic() > studio.deadline:
+            return None
+        arrays = {name: np.ascontiguousarray(array) for name, array in build().items()}
+        save_arrays(arrays, file.with_suffix(".tmp"))
+        os.replace(file.with_suffix(".tmp"), file)
+    return dict(load_arrays(file))
 
 
 def _file_names(studio: Studio, prompts: list[Prompt], given: Tensor | None) -> list[Path]:

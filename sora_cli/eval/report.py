@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,29 @@ from sora_cli.errors import OutputError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bar:
-    """What a measure should reach, and which way is better."""
+    """What a measure should reach, and which way is better.
+
+    of_floor: the first bar is also met by at most so many times the floor: no join can be asked to
+        be smoother than the same join made of true latents.
+    """
 
     first: float | None = None
     goal: float | None = None
     smaller_is_better: bool = False
+    of_floor: float | None = None
+
+    def met(self, value: float, floor: float | None) -> bool | None:
+        """Whether the first bar is met; None where there is none."""
+        if self.first is None:
+            return None
+        if self.of_floor is not None and floor is not None and value <= self.of_floor * floor:
+            return True
+        return value <= self.first if self.smaller_is_better else value >= self.first
 
 
 _SHARE = Bar(first=92.0, goal=99.0)
+_JOIN = Bar(first=1.5, goal=1.1, smaller_is_better=True, of_floor=1.2)
+STRENGTHS = (0.3, 0.5, 0.7, 0.9)  # of an edit
 ATTRIBUTES = ("thing", "color", "motion", "floor", "sky", "camera", "count")
 BARS: dict[tuple[str, str], Bar] = {
     ("compression", "PSNR, dB"): Bar(first=30.0, goal=36.0),
@@ -31,6 +46,30 @@ BARS: dict[tuple[str, str], Bar] = {
     ("animate", "frame 0 PSNR, dB"): Bar(first=28.0),
     ("animate", "motion, % right"): Bar(),
     ("animate", "trajectory error, % of the width"): Bar(smaller_is_better=True),
+    **{
+        (f"extend {way}", measure): bar
+        for way in ("forward", "backward")
+        for measure, bar in (
+            ("jump at the seam, times the clip's own change", _JOIN),
+            ("colour shift at the seam, of 255", Bar(first=2.0, smaller_is_better=True)),
+            ("likeness of the next second, dB", Bar()),
+            ("motion, % of the truth's", Bar()),
+        )
+    },
+    ("loop", "last to first, times the median change"): replace(_JOIN, goal=1.05),
+    ("loop", "motion, % of the clip's"): Bar(first=60.0),
+    ("connect", "largest step, times the median"): replace(_JOIN, first=3.0, goal=None),
+    ("connect", "given frames untouched, %"): Bar(first=100.0),
+    ("one minute", "attributes in the first 25 frames, % right"): Bar(),
+    ("one minute", "attributes in the last 25 frames, % right"): Bar(),
+    ("one minute", "attributes kept, last over first, %"): Bar(first=80.0, goal=98.0),
+    ("one minute", "colour drift, of 255"): Bar(smaller_is_better=True),
+    ("one minute", "jump at the seams, times the video's own change"): Bar(smaller_is_better=True),
+    **{
+        ("edit", f"strength {strength:g}: {what}, %"): Bar()
+        for strength in STRENGTHS
+        for what in ("changed as asked", "the rest kept")
+    },
 }
 
 
@@ -51,9 +90,6 @@ class Row:
         """The row as tiny.json has it; `meets_first_bar` is computed here and nowhere else."""
         bar = BARS[self.ability, self.measure]
         goal = bar.goal if self.goal is None else self.goal
-        meets = None
-        if bar.first is not None:
-            meets = self.value <= bar.first if bar.smaller_is_better else self.value >= bar.first
         named = "" if self.split == "final" else f" ({self.split})"
         return {
             "ability": self.ability + named,
@@ -64,7 +100,7 @@ class Row:
             "samples": self.samples,
             "first_bar": bar.first,
             "goal": None if goal is None else round(goal, 3),
-            "meets_first_bar": meets,
+            "meets_first_bar": bar.met(self.value, self.floor),
         }
 
 
@@ -121,7 +157,8 @@ def table(rows: list[dict[str, Any]], how: Circumstances) -> str:
         "",
         "Made by `python -m sora_cli.eval`; the same figures are in [tiny.json](tiny.json).",
         "*Floor*: the ground-truth render of the same scenes through the same judge.",
-        "*VAE floor*: that render after encoding and decoding.",
+        "*VAE floor*: that render after encoding and decoding. Of joins the floor is the same join",
+        "made of the true clip's latents; up to 1.2 times it meets the bar too.",
         "",
         "| ability | measure | value | floor | baselines | samples | first bar | met | goal |",
         "|---|---|---|---|---|---|---|---|---|",

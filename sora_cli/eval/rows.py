@@ -5,9 +5,10 @@ Shapes: B clips, T frames, H×W pixels; clips are uint8 [B, T, H, W, 3].
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,14 +31,20 @@ class Exam:
     judge: Judge
     samples: int
     split: str
+    join_samples: int = 32  # most clips to be extended, looped and connected
+    edit_samples: int = 16  # most clips to be changed, at each strength
+    long_samples: int = 3  # most videos of a minute
     kept: dict[str, Tensor] = field(default_factory=dict)  # ground truth, made when first needed
 
-    def prompts(self, level: str) -> list[Prompt]:
-        """The sitting's prompts at the model's own size and length."""
+    def prompts(
+        self, level: str, *, most: int | None = None, num_frames: int | None = None
+    ) -> list[Prompt]:
+        """The sitting's first prompts at the model's own size; by default all, of its length."""
         spec = self.studio.model.spec
         return prompts(
-            self.samples, split=self.split, level=level, width=spec.width, height=spec.height,
-            num_frames=spec.num_frames,
+            self.samples if most is None else min(self.samples, most), split=self.split,
+            level=level, width=spec.width, height=spec.height,
+            num_frames=spec.num_frames if num_frames is None else num_frames,
         )  # fmt: skip
 
     def truth(self) -> tuple[Tensor, Tensor]:
@@ -70,10 +77,15 @@ class Exam:
 
     def show(self, frames: Tensor, asked: list[Prompt], name: str) -> None:
         """A contact sheet of the first clips in the work folder, nothing chosen."""
+        self.sheet(name, list(frames[:SHOWN].numpy()), [prompt.caption.text for prompt in asked])
+
+    def sheet(self, name: str, videos: Sequence[np.ndarray], texts: Sequence[str]) -> None:
+        """As `show`, of clips of any lengths, uint8 [T, H, W, 3] each."""
         path = self.studio.work / f"{name}-{self.split}.png"
-        texts = [prompt.caption.text for prompt in asked[: min(SHOWN, len(frames))]]
-        contact_sheet(list(frames[: len(texts)].numpy()), texts, path)
-        self.studio.say(f"contact sheet: {path}\n")
+        count = min(SHOWN, len(videos), len(texts))
+        if count:
+            contact_sheet(videos[:count], texts[:count], path)
+            self.studio.say(f"contact sheet: {path}\n")
 
 
 # ---------------------------------------------------------------------- measures
@@ -250,13 +262,6 @@ def animate(exam: Exam) -> list[Row]:
         )
     ]  # fmt: skip
     return [start, *rest]
-
-
-ABILITIES: dict[str, Callable[[Exam], list[Row]]] = {
-    "compression": compression,
-    "prompt fidelity": prompt_fidelity,
-    "animate": animate,
-}
 
 
 def judge_accuracy(

@@ -1,0 +1,18 @@
+"""The abilities that the report card knows, in its order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sora_cli.eval import rows, verbs
+from sora_cli.eval.report import Row
+from sora_cli.eval.rows import Exam
+
+ABILITIES: dict[str, Callable[[Exam], list[Row]]] = {
+    "compression": rows.compression,
+    "prompt fidelity": rows.prompt_fidelity,
+    "animate": rows.animate,
+    "joins": verbs.joins,
+    "one minute": verbs.one_minute,
+    "edit": verbs.edit,
+}
