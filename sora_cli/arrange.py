@@ -254,8 +254,9 @@ def at_size(found: Source, width: int, height: int) -> Output:
     from sora_cli.media import image
     from sora_cli.pipeline.stitch import Output
 
+    still = found.clip.num_frames == 1  # whatever rate a picture is said to have
     return Output(
-        width=width, height=height, fps=float(found.clip.fps),
+        width=width, height=height, fps=found.settings.fps if still else float(found.clip.fps),
         resize=lambda frames: next(image.fit_frames([frames], width, height, "stretch")),
     )  # fmt: skip
 

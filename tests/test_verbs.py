@@ -142,6 +142,7 @@ def test_a_picture_and_a_clip_become_larger(clip: np.ndarray, here: Path) -> Non
     words = ["upscale", "a.png", "p", "--size", "250x150", "--steps", "2", "--seed", "1"]
     assert main([*words, "-o", "b.png"]) == 0
     assert np.asarray(Image.open("b.png")).shape == (150, 250, 3)
+    assert recipes.read(Path("b.png"))["num_frames"] == 1
 
 
 def test_a_storyboard_shows_its_shots_in_order(clip: np.ndarray, here: Path) -> None:
