@@ -329,12 +329,15 @@ def _from_prompt(
 ) -> Iterator[Result]:
     installed, settings = planning.settle(request, observer)
     planning.require(installed, "t2v", "make a video from a prompt alone")
+    if request.references:
+        planning.require(installed, "reference", "take references")
+    looks = tuple(source.reference(Path(path), settings) for path in request.references)
 
     def segments(expand: Expand) -> Sequence[Segment]:
         from sora_cli.pipeline.timeline import Span
 
         prompt = expand(settings.prompt)
-        return [Span(num_frames=settings.num_frames, prompt=prompt)]
+        return [Span(num_frames=settings.num_frames, prompt=prompt, references=looks)]
 
     verb = Verb(media=media, segments=segments)
     return job.make(request, installed, settings, verb, target, observer)

@@ -50,6 +50,8 @@ class Call:
 
         given = {k: value for k, value in self.arguments.items() if isinstance(value, Path)}
         loras = enumerate(self.request.loras, start=1)
+        looks = enumerate(self.request.references, start=1)
+        given |= {f"reference {i}": Path(text) for i, text in looks}
         return given | {f"lora {i}": parse_lora(text).path for i, text in loras}
 
     def asking(self, **changes: Any) -> Call:
@@ -131,6 +133,7 @@ def absolute(value: Any) -> Any:
         value,
         model=_absolute_model(value.model),
         loras=tuple(_absolute_lora(text) for text in value.loras),
+        references=tuple(os.path.abspath(os.path.expanduser(path)) for path in value.references),
         vae=absolute(value.vae),
         text_encoder=absolute(value.text_encoder),
     )

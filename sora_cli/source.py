@@ -260,3 +260,19 @@ def picture(path: Path, settings: Settings, fit: Fit) -> np.ndarray:
 
     found = image.read(path.expanduser())
     return image.fit(found, settings.width, settings.height, fit)[None]
+
+
+def reference(path: Path, settings: Settings) -> np.ndarray:
+    """A picture whole, in the middle of a white frame of the settings' size, [h, w, 3] uint8."""
+    import numpy as np
+
+    from sora_cli.media import image
+
+    found = image.read(path.expanduser())
+    tall, wide = found.shape[:2]
+    scale = min(settings.height / tall, settings.width / wide)
+    height, width = max(1, int(tall * scale)), max(1, int(wide * scale))
+    top, left = (settings.height - height) // 2, (settings.width - width) // 2
+    frame = np.full((settings.height, settings.width, 3), 255, np.uint8)
+    frame[top : top + height, left : left + width] = image.fit(found, width, height, "stretch")
+    return frame

@@ -253,6 +253,16 @@ def test_vace_beyond_pictures(what: str, folder_of: Callable[[str], Path]) -> No
     assert psnr(expected * 255, from_text()) < 40
 
 
+def test_vace_is_shown_references(folder_of: Callable[[str], Path], pictures: list[Path]) -> None:
+    looks = ["--reference", str(pictures[0]), "--reference", str(pictures[1])]
+    words = [PROMPT, *looks, "--guidance-scale", "5"]
+    frames = ours("generate", words, folder_of("vace"), "2.1")
+    references = [Image.open(picture) for picture in pictures]
+    expected = expected_of("vace", reference_images=references)
+    compare("VACE, text and two references", frames, expected)
+    assert psnr(frames, from_text()) < 40
+
+
 # ---------------------------------------------------------------- known latents put back
 
 

@@ -6,6 +6,7 @@ instant.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -66,6 +67,7 @@ def generate(
     video: Video,
     size: FrameSize,
     length: Length,
+    reference: options.References = None,
     num_videos: options.NumVideos = 1,
     sampling: Sampling,
     weights: Weights,
@@ -81,7 +83,9 @@ def generate(
     out = options.output_of(context, running)
     target = target_of(video.output, out, making, video, num_videos)
     results = verbs.generate(
-        request_of(weights, sampling, size, length, prompt),
+        replace(
+            request_of(weights, sampling, size, length, prompt), references=tuple(reference or ())
+        ),
         target=target,
         observer=out.observe,
     )

@@ -169,6 +169,13 @@ Memory = Annotated[
         "--memory", metavar="auto|low|GB", help="How much memory to plan for: all, little, or GB."
     ),
 ]
+References = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--reference", metavar="IMAGE",
+        help="A picture of how something looks, repeatable; for models that take references.",
+    ),
+]  # fmt: skip
 KeepLatents = Annotated[
     bool,
     typer.Option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from sora_cli.eval import rows, verbs
 from sora_cli.eval.report import Row
@@ -12,7 +13,9 @@ ABILITIES: dict[str, Callable[[Exam], list[Row]]] = {
     "compression": rows.compression,
     "prompt fidelity": rows.prompt_fidelity,
     "animate": rows.animate,
-    "joins": verbs.joins,
+    "extend": partial(verbs.joins, verb="extend"),
+    "loop": partial(verbs.joins, verb="loop"),
+    "connect": partial(verbs.joins, verb="connect"),
     "one minute": verbs.one_minute,
     "edit": verbs.edit,
 }

@@ -60,14 +60,16 @@ JOINS: dict[str, Measure] = {
 }
 
 
-def joins(exam: Exam) -> list[Row]:
-    """Ground-truth clips extended both ways, looped and connected."""
+def joins(exam: Exam, verb: str) -> list[Row]:
+    """Ground-truth clips extended both ways, looped, or connected."""
     asked = exam.prompts("dense", most=exam.join_samples, num_frames=TRUTH)
     exam.studio.say(f"rendering {len(asked)} scenes of {TRUTH} frames\n")
     truths = list(render_all([p.scene for p in asked], str(exam.studio.device))[0].numpy())
     rows: list[Row] = []
     with bench_of(exam) as bench:
         for name, measure in JOINS.items():
+            if not name.startswith(verb):
+                continue
             rows += measure(bench, asked, truths)
             exam.studio.say(f"{name}: done with {len(asked)} clips\n")
     return [replace(row, split=exam.split) for row in rows]

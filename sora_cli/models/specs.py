@@ -13,8 +13,9 @@ from typing import Literal
 ConditioningForm = Literal["tokens", "channels", "vace", "replace"]
 SamplerName = Literal["euler", "unipc", "renoise"]
 # t2v: from a prompt alone. i2v: from a first frame. flf2v: from a first and a last frame. given:
-# from known frames at the start, the end or both. mask: regions of known frames.
-Ability = Literal["t2v", "i2v", "flf2v", "given", "mask"]
+# from known frames at the start, the end or both. mask: regions of known frames. reference:
+# pictures that say how things look.
+Ability = Literal["t2v", "i2v", "flf2v", "given", "mask", "reference"]
 SigmaGrid = Literal["diffusers", "original"]
 
 # Wan's published negative prompt (wan/configs/shared_config.py), already through `clean_text`:
@@ -195,7 +196,7 @@ WAN21_VACE = replace(
     description="Wan 2.1 VACE: text, given frames and regions to video, 1.3B and 14B",
     conditioning="vace",
     shift=16.0,
-    abilities=("t2v", "i2v", "flf2v", "given", "mask"),
+    abilities=("t2v", "i2v", "flf2v", "given", "mask", "reference"),
 )
 
 WAN22_TI2V = replace(

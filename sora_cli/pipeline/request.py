@@ -34,7 +34,8 @@ class Request:
 
     aspect ("16:9") with resolution ("480p", the short side) is the other way of giving a size.
     guidance_scale_2: of a second expert. expand: None = as the model does by default.
-    loras: as typed, [high:|low:]PATH[=SCALE]. vae, text_encoder: for a model in a single file.
+    references: pictures that say how things look. loras: as typed, [high:|low:]PATH[=SCALE].
+    vae, text_encoder: for a model in a single file.
     memory: "auto", "low" or gigabytes. needs_prompt: False where something else says what is to be
     seen.
     """
@@ -60,6 +61,7 @@ class Request:
     device: str | None = None
     dtype: str | None = None
     loras: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
     vae: Path | None = None
     text_encoder: Path | None = None
     quantization: str | None = None

@@ -59,6 +59,7 @@ class Span:
         how much may change, 0 to 1; 1 without a source.
     end_prompt: what is to be seen near the tail, where that is another scene; None: the prompt.
     mask: of the source, uint8 [t, h, w], not 0 where it is to be made anew; None: everywhere.
+    references: pictures [h, w, 3] that say how things look, for families that take them.
     head_latents: the head as `encode_given` made it once, [C, k, h', w'] (`sidecar`), where the
         family takes latents; else, and without a head, not looked at.
     """
@@ -75,6 +76,7 @@ class Span:
     end_prompt: str | None = None
     mask: Frames | None = None
     head_latents: Tensor | None = None
+    references: tuple[np.ndarray, ...] = ()
 
 
 def canvas_seed(seed: int, number: int) -> int:
@@ -270,9 +272,10 @@ class SpanMaker:
             tail=tail[piece.surplus :][: piece.tail] if tail is not None and piece.tail else None,
         )
         whole = given.around(span.source, span.num_frames, piece, start) if span.source else None
+        looks = [as_video(picture[None]) for picture in span.references]
         if span.mask is not None and whole is not None:
             known = 1 - given.around(span.mask, span.num_frames, piece, start, known=0).clip(0, 1)
-            canvas = lay_canvas(self.networks, settings, [as_row(whole, 0, known)])
+            canvas = lay_canvas(self.networks, settings, [as_row(whole, 0, known)], looks)
         else:
             canvas = self._lay(span, settings, given, start)
         if whole is not None and span.strength < 1:
@@ -296,7 +299,8 @@ class SpanMaker:
         )
         if given.head is not None and not ready:
             rows.append(as_row(given.head, 0))
-        canvas = lay_canvas(self.networks, settings, rows)
+        looks = [as_video(picture[None]) for picture in span.references]
+        canvas = lay_canvas(self.networks, settings, rows, looks)
         return canvas.give(latents, 0) if ready and latents is not None else canvas
 
     def _begun(
