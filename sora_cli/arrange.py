@@ -129,9 +129,13 @@ def with_prompt(
 
 
 def prompt_in(path: Path) -> str:
-    """What the recipe in a file says is seen, as the text encoder got it; empty where none does."""
+    """What the recipe in a file says is seen, as the text encoder got it; empty where none does.
+
+    Of a picture it is the words that asked for it: the long form says that nothing moves.
+    """
     recipe = recipe_of(path) or {}
-    said = (recipe.get(key) for key in ("expanded_prompt", "prompt"))
+    names = ("prompt",) if recipe.get("num_frames") == 1 else ("expanded_prompt", "prompt")
+    said = (recipe.get(name) for name in names)
     return next((text for text in said if isinstance(text, str) and text), "")
 
 
