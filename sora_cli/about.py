@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora_cli import planning, source
+from sora_cli.jobs import planning, source
 
 if TYPE_CHECKING:
     from sora_cli.pipeline.caption import Caption

@@ -12,19 +12,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sora_cli import arrange, job, planning, source
 from sora_cli.about import caption as caption
 from sora_cli.about import expand as expand
 from sora_cli.about import info as info
-from sora_cli.calls import recorded
-from sora_cli.job import Media, Result, Target, Verb
+from sora_cli.jobs import arrange, job, planning, source
+from sora_cli.jobs.job import Media, Result, Target, Verb
+from sora_cli.jobs.source import CONTEXT
 from sora_cli.pipeline.events import Event, Observer, ignore
-from sora_cli.source import CONTEXT
+from sora_cli.runs.calls import recorded
 
 if TYPE_CHECKING:
+    from sora_cli.jobs.source import Fit, Source
     from sora_cli.pipeline.request import Request
     from sora_cli.pipeline.timeline import Segment
-    from sora_cli.source import Fit, Source
 
     Expand = Callable[[str], str]  # a prompt as the text encoder gets it
     Segments = Callable[[Expand], Sequence[Segment]]

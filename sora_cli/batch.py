@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sora_cli.pipeline.networks import Model, Networks
-    from sora_cli.run_folders import Stored
+    from sora_cli.runs.folders import Stored
 
 MAX_LINE = 1 << 20  # bytes; a prompt of 10,000 words has 60,000
 _EXAMPLE = '{"prompt": "a red ball", "steps": 8, "output": "ball.mp4"}'
@@ -140,7 +140,7 @@ def _escaped(text: str) -> str:
 
 def find_run(item: Item) -> Stored | None:
     """The newest run of an item that nobody works on."""
-    from sora_cli.run_folders import stored
+    from sora_cli.runs.folders import stored
 
     for run in reversed(stored()):
         options = run.recipe.get("options")

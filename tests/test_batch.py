@@ -18,11 +18,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sora_cli import batch, run_folders
+from sora_cli import batch
 from sora_cli.cli.main import main
 from sora_cli.cli.output import Output
 from sora_cli.media import recipe as recipes
 from sora_cli.pipeline.events import Event
+from sora_cli.runs import folders
 from sora_cli.weights import load
 from tests.tiny_runs import frames_of, names_in
 
@@ -185,12 +186,12 @@ def test_a_batch_goes_on_in_the_middle_of_an_item(here: Path, capsys: Capture) -
     code, told, err = run(capsys, name, output=Stopping("denoise", 5 + 3))
     assert (code, told) == (130, [{"item": 1, "path": "0.mkv"}])
     seeds = [int(line.split()[-1]) for line in err if "seed" in line]
-    (kept,) = run_folders.stored()
+    (kept,) = folders.stored()
     assert kept.recipe["seeds"] == seeds[1:] and kept.status["step"] == 2
     code, told, err = run(capsys, name, "--resume")
     assert (code, err[-1]) == (0, "note: 3 items: 2 made, 1 skipped")
     assert [recipes.read(here / f"{n}.mkv")["seed"] for n in range(2)] == seeds
-    assert run_folders.stored() == []
+    assert folders.stored() == []
 
 
 def test_another_output_of_that_name_is_not_taken_for_the_items(
@@ -233,7 +234,7 @@ def test_random_kills(here: Path, capsys: Capture, items: int, kills: int, longe
     assert [item["path"] for item in told] == outputs
     assert names_in(here) == sorted([*outputs, "items.jsonl"])
     assert [recipes.read(here / path)["seed"] for path in outputs] == list(range(items))
-    assert run_folders.stored() == []
+    assert folders.stored() == []
     words = ["--size", "64x64", "--num-frames", "5", "--steps", "2", "--no-expand", "--seed", "0"]
     assert main(["generate", "a red ball", *words, "-o", "one.mkv"]) == 0
     assert np.array_equal(frames_of(here / "one.mkv"), frames_of(here / "0.mkv"))

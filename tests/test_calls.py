@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sora_cli import calls
-from sora_cli.job import Target
+from sora_cli.jobs.job import Target
 from sora_cli.pipeline.request import Request
+from sora_cli.runs import calls
 
 REQUESTS = st.builds(
     Request,

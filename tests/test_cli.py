@@ -16,7 +16,7 @@ from sora_cli.cli import reference
 from sora_cli.cli.main import main
 from sora_cli.cli.output import Output
 from sora_cli.errors import DeviceError, ExitCode, OutputError, SoraError, Terminated, WeightsError
-from sora_cli.job import Target
+from sora_cli.jobs.job import Target
 from tests.cli_stub import StubApp
 
 Capture = pytest.CaptureFixture[str]

@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from sora_cli import run_folders
 from sora_cli.cli.main import main
 from sora_cli.cli.output import Output
 from sora_cli.media import recipe as recipes
 from sora_cli.models.dit import DiT
 from sora_cli.pipeline.events import Event
+from sora_cli.runs import folders
 from sora_cli.runtime import plan
 from tests.tiny_runs import PROMPT, SMALL, frames_of, generate, names_in
 
 Capture = pytest.CaptureFixture[str]
 # A process that keeps every state, as a slow model's does.
-EAGER = "from sora_cli import runs; runs.KEEP_SECONDS = 0; runs.KEEP_SHARE = 1e9; "
+EAGER = "from sora_cli.runs import run; run.KEEP_SECONDS = 0; run.KEEP_SHARE = 1e9; "
 SORA = "from sora_cli.cli.main import run; run()"
 
 
@@ -66,7 +66,7 @@ def test_no_space_for_the_output_loses_nothing(here: Path) -> None:
     done = limited("a.mkv", 60_000, *words)
     assert done.returncode == 1
     assert b"could not write a.mkv" in done.stderr
-    (found,) = run_folders.stored()
+    (found,) = folders.stored()
     assert (found.state, found.status["step"]) == ("failed", 2)
     events: list[Event] = []
     out = Output()
@@ -150,7 +150,7 @@ def test_no_memory_at_all_is_an_error_that_can_be_resumed(
         assert generate("-o", "a.mkv") == 4
     assert "error: out of memory" in capsys.readouterr().err
     assert names_in(here) == []
-    assert run_folders.find(None).state == "failed"
+    assert folders.find(None).state == "failed"
     assert main(["resume"]) == 0
     assert generate("-o", "whole.mkv") == 0
     # The smallest plan, with which it goes on, has 8-bit weights: nearly the same picture.

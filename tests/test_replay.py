@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sora_cli import replay
 from sora_cli.cli.main import main
 from sora_cli.errors import SoraError, UsageError
 from sora_cli.media import recipe as recipes
+from sora_cli.runs import replay
 from tests.tiny_runs import PROMPT, SMALL, generate
 
 Capture = pytest.CaptureFixture[str]

@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sora_cli import run_folders, runs
 from sora_cli.cli.main import main
 from sora_cli.cli.output import Output
 from sora_cli.media import recipe as recipes
 from sora_cli.pipeline.events import Event
+from sora_cli.runs import folders
+from sora_cli.runs.run import take_up
 from tests.tiny_runs import PROMPT, SMALL, frames_of, generate, names_in
 
 Capture = pytest.CaptureFixture[str]
@@ -32,7 +33,7 @@ SIGNALS = ("SIGKILL", "SIGINT", "SIGTERM")
 LONG = ("--size", "64x64", "--num-frames", "41", "--no-expand", "--seed", "1")
 WATCHED = ("--size", "64x64", "--num-frames", "17", "--steps", "6", "--no-expand", "--seed", "1")
 # A process that keeps every state, as a slow model's does.
-EAGER = "from sora_cli import runs; runs.KEEP_SECONDS = 0; runs.KEEP_SHARE = 1e9; "
+EAGER = "from sora_cli.runs import run; run.KEEP_SECONDS = 0; run.KEEP_SHARE = 1e9; "
 SORA = "from sora_cli.cli.main import run; run()"
 
 
@@ -47,8 +48,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every state is kept, as a slow model's are."""
-    monkeypatch.setattr(runs, "KEEP_SECONDS", 0)
-    monkeypatch.setattr(runs, "KEEP_SHARE", 1e9)
+    monkeypatch.setattr("sora_cli.runs.run.KEEP_SECONDS", 0)
+    monkeypatch.setattr("sora_cli.runs.run.KEEP_SHARE", 1e9)
 
 
 class Stopping(Output):
@@ -91,7 +92,7 @@ def resumed_at(name: str, copies: Path, state: Path) -> bytes:
     shutil.copytree(copies / name, state)
     path = Path(f"{name}.mkv")
     assert main(["resume", "-o", str(path), "--progress", "none"]) == 0
-    assert run_folders.stored() == []
+    assert folders.stored() == []
     frames = frames_of(path).tobytes()
     path.unlink()
     return frames
@@ -179,7 +180,7 @@ def test_a_stream_is_resumed_as_a_stream(here: Path) -> None:
                           capture_output=True, check=True)  # fmt: skip
     assert main(["generate", PROMPT, *SMALL, "--seed", "1", "-o", "a.mkv"],
                 output=Stopping("decode")) == 130  # fmt: skip
-    folder = run_folders.find(None).folder
+    folder = folders.find(None).folder
     recipe = json.loads((folder / "recipe.json").read_text())
     (folder / "recipe.json").write_text(json.dumps({**recipe, "outputs": ["-"]}))
     again = subprocess.run([*words, "resume"], capture_output=True, check=True)
@@ -221,14 +222,14 @@ def test_a_signal_in_any_phase(here: Path, phase: str, name: str) -> None:
     code, last = stopped(phase, name, "-o", "a.mkv")
     expected = {"SIGKILL": -9, "SIGINT": 130, "SIGTERM": 143}[name]
     assert code == expected, last
-    (found,) = run_folders.stored()
+    (found,) = folders.stored()
     assert found.state == ("killed" if name == "SIGKILL" else "interrupted")
     assert not (here / "a.mkv").exists()
     if name != "SIGKILL":
         assert names_in(here) == []
     assert main(["resume", "--progress", "none"]) == 0
     assert names_in(here) == ["a.mkv"], "what the killed one left is cleared away"
-    assert run_folders.stored() == []
+    assert folders.stored() == []
     assert main(["generate", PROMPT, *WATCHED, "-o", "whole.mkv"]) == 0
     assert np.array_equal(frames_of(here / "a.mkv"), frames_of(here / "whole.mkv"))
 
@@ -254,7 +255,7 @@ def test_damaged_states_fall_back(
     words = ["generate", *words, "--seed", "1", "--sampler", "unipc"]
     assert main([*words, "-o", "whole.mkv"]) == 0
     assert main([*words, "-o", "a.mkv"], output=Stopping("denoise", 4)) == 130
-    states = sorted(run_folders.find(None).folder.glob("latents-*"))
+    states = sorted(folders.find(None).folder.glob("latents-*"))
     assert [path.name[-16:-12] for path in states] == ["0002", "0003"]
     for path in states if which == "all" else states[-1:]:
         content = bytearray(path.read_bytes())
@@ -291,7 +292,7 @@ def test_a_changed_input_is_one_clear_error(here: Path, capsys: Capture) -> None
 def test_another_version_is_refused_unless_forced(here: Path, capsys: Capture) -> None:
     words = ["generate", PROMPT, *SMALL, "--seed", "1", "-o", "b.mp4", "--progress", "none"]
     assert main(words, output=Stopping("denoise")) == 130
-    folder = run_folders.find(None).folder
+    folder = folders.find(None).folder
     recipe = json.loads((folder / "recipe.json").read_text())
     recipe["facts"] |= {"version": "0.0.1", "threads": 77}
     (folder / "recipe.json").write_text(json.dumps(recipe))
@@ -323,7 +324,7 @@ def test_an_output_that_appeared_is_not_overwritten(here: Path, capsys: Capture)
 def test_a_run_that_ended_before_it_could_say_so(here: Path, capsys: Capture) -> None:
     """Killed between the moment the output is in its place and the removal of the run."""
     assert generate("-o", "a.mp4", "--keep-run") == 0
-    folder = run_folders.stored()[0].folder
+    folder = folders.stored()[0].folder
     status = json.loads((folder / "status.json").read_text())
     del status["made"]
     (folder / "status.json").write_text(json.dumps({**status, "state": "running"}))
@@ -337,8 +338,8 @@ def test_a_run_that_ended_before_it_could_say_so(here: Path, capsys: Capture) ->
 def test_two_processes_cannot_resume_one_run(here: Path, capsys: Capture) -> None:
     words = ["generate", PROMPT, *SMALL, "--seed", "1", "-o", "a.mp4", "--progress", "none"]
     assert main(words, output=Stopping("decode")) == 130
-    found = run_folders.find(None)
-    held = runs.take_up(found)
+    found = folders.find(None)
+    held = take_up(found)
     assert main(["resume", found.id]) == 2
     assert "is still at work" in capsys.readouterr().err
     held.release()

@@ -14,15 +14,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sora_cli import calls, checkpoints, run_folders, runs
 from sora_cli.cli.main import main
 from sora_cli.cli.runs import _facts
 from sora_cli.errors import SoraError, Terminated, UsageError
-from sora_cli.job import Target
+from sora_cli.jobs.job import Target
 from sora_cli.pipeline.events import Event
 from sora_cli.pipeline.request import Request
 from sora_cli.pipeline.sampler import SamplerState
-from sora_cli.resume import resume
+from sora_cli.runs import calls, checkpoints, folders
+from sora_cli.runs.resume import resume
+from sora_cli.runs.run import Run, begin_run, take_up
 from sora_cli.runtime import locks
 
 FACTS = {"version": "1", "weights": "sha256:0", "torch": "2", "device": "cpu", "threads": 1}
@@ -50,13 +51,13 @@ def same(one: SamplerState | None, two: SamplerState) -> bool:
     return equal and (one.step, one.seed) == (two.step, two.seed)
 
 
-def begin(**changes: Any) -> runs.Run:
+def begin(**changes: Any) -> Run:
     call = calls.Call(verb="generate", arguments={"request": Request(prompt="a ball", seed=1)})
     target = Target(call=call, **changes)
-    return runs.of(target, seeds=[1], outputs=["a.mp4"], facts=FACTS, observer=lambda event: None)
+    return begin_run(target, seeds=[1], outputs=["a.mp4"], facts=FACTS, observer=lambda event: None)
 
 
-def latents_in(run: runs.Run) -> list[str]:
+def latents_in(run: Run) -> list[str]:
     assert run.folder is not None
     return sorted(str(p.relative_to(run.folder)) for p in run.folder.rglob("*.safetensors"))
 
@@ -119,8 +120,8 @@ def test_any_other_file_counts_as_no_state(
 
 def test_the_newest_sound_state_is_recalled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two states of the canvas in work; a damaged one falls back to the one before."""
-    monkeypatch.setattr(runs, "KEEP_SECONDS", 0)
-    monkeypatch.setattr(runs, "KEEP_SHARE", 1e9)
+    monkeypatch.setattr("sora_cli.runs.run.KEEP_SECONDS", 0)
+    monkeypatch.setattr("sora_cli.runs.run.KEEP_SHARE", 1e9)
     with pytest.raises(KeyboardInterrupt), begin() as run:
         for step in (1, 2, 3):
             run.keep("1-0", state(step), 8)
@@ -131,7 +132,7 @@ def test_the_newest_sound_state_is_recalled(monkeypatch: pytest.MonkeyPatch) -> 
         if damage:
             path = folder / f"latents-1-0-{damage}.safetensors"
             path.write_bytes(path.read_bytes()[:-1])
-        again = runs.take_up(run_folders.find(None))
+        again = take_up(folders.find(None))
         recalled = again.recall("1-0")
         assert (recalled and recalled.step) == step
         assert again.recall("1-1") is None
@@ -148,7 +149,7 @@ def test_the_last_state_of_a_canvas_is_always_kept() -> None:
         raise RuntimeError("a device fell off the bus")
     # A failure has time for one more state.
     assert latents_in(run) == ["chunks/1-0.safetensors", "latents-1-1-0001.safetensors"]
-    again = runs.take_up(run_folders.find(None))
+    again = take_up(folders.find(None))
     assert same(again.recall("1-0"), state(3)) and same(again.recall("1-1"), state(1))
     again.release()
 
@@ -167,12 +168,12 @@ def test_states_are_kept_by_time_not_by_step(monkeypatch: pytest.MonkeyPatch) ->
 def test_success_removes_a_run_unless_it_is_to_stay() -> None:
     with begin() as run:
         pass
-    assert not run.folder.exists() and run_folders.stored() == []
+    assert not run.folder.exists() and folders.stored() == []
     with begin(keep_run=True) as run:
         pass
-    assert [r.state for r in run_folders.stored()] == ["done"]
+    assert [r.state for r in folders.stored()] == ["done"]
     with pytest.raises(UsageError, match="there is no unfinished run"):
-        run_folders.find(None)
+        folders.find(None)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +188,7 @@ def test_success_removes_a_run_unless_it_is_to_stay() -> None:
 def test_an_end_is_written_down_without_secrets(error: BaseException, kind: str, said: str) -> None:
     with pytest.raises(type(error)), begin() as run:
         raise error
-    (found,) = run_folders.stored()
+    (found,) = folders.stored()
     assert (found.state, found.status["error"]["message"]) == (kind, said)
     everything = b"".join(p.read_bytes() for p in run.folder.rglob("*") if p.is_file())
     assert b"hf_abc" not in everything
@@ -199,7 +200,7 @@ def test_a_folder_that_cannot_be_written_is_no_reason_to_fail(own_folders: Path)
     (own_folders / "state").write_text("a file where the folder should be")
     heard: list[Event] = []
     call = calls.Call(verb="generate", arguments={"request": Request(prompt="a ball")})
-    run = runs.of(
+    run = begin_run(
         Target(call=call), seeds=[1], outputs=["a"], facts=FACTS, observer=heard.append
     )  # fmt: skip
     with run:
@@ -264,12 +265,12 @@ def test_what_is_in_use_is_not_abandoned(tmp_path: Path) -> None:
 def test_two_runs_at_once_never_meet() -> None:
     with begin() as one, begin() as two:
         assert one.folder != two.folder
-        assert [run.state for run in run_folders.stored()] == ["running"] * 2
-        assert run_folders.clean(run_folders.stored()) == []
+        assert [run.state for run in folders.stored()] == ["running"] * 2
+        assert folders.clean(folders.stored()) == []
         with pytest.raises(UsageError, match="still at work"):
-            runs.take_up(run_folders.find(one.id))
+            take_up(folders.find(one.id))
         with pytest.raises(UsageError, match="there is no unfinished run"):
-            run_folders.find(None)
+            folders.find(None)
 
 
 # ---------------------------------------------------------------- listing and forgetting
@@ -289,43 +290,43 @@ def left_behind(age: float = 0.0, size: int = 0) -> str:
 
 def grow_old(name: str, age: float) -> None:
     status = {"state": "running", "created": time.time() - age, "updated": time.time() - age}
-    (run_folders.runs_dir() / name / "status.json").write_text(json.dumps(status))
+    (folders.runs_dir() / name / "status.json").write_text(json.dumps(status))
 
 
 def test_old_runs_are_forgotten_and_the_newest_never() -> None:
     names = [left_behind() for _ in range(4)]
     for name, days in zip(names, (30, 20, 15, 13), strict=True):
         grow_old(name, days * 86400.0)
-    assert [run.id for run in run_folders.expire()] == names[:3]
+    assert [run.id for run in folders.expire()] == names[:3]
     # The clock jumped a year ahead: the newest unfinished work is still there.
     grow_old(names[3], 365 * 86400.0)
-    assert run_folders.expire() == []
-    assert run_folders.find(None).id == names[3]
+    assert folders.expire() == []
+    assert folders.find(None).id == names[3]
 
 
 def test_the_oldest_go_when_they_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [left_behind(100 - number, 1_000_000) for number in range(4)]
-    monkeypatch.setattr(run_folders, "MAX_BYTES", 2_500_000)
-    run_folders.expire()
-    assert [run.id for run in run_folders.stored()] == names[2:]
+    monkeypatch.setattr(folders, "MAX_BYTES", 2_500_000)
+    folders.expire()
+    assert [run.id for run in folders.stored()] == names[2:]
 
 
 def test_a_clock_set_back_does_not_make_an_old_run_the_newest() -> None:
     ahead = left_behind(-3600)
-    assert run_folders.find(None).id == ahead
+    assert folders.find(None).id == ahead
     with pytest.raises(KeyboardInterrupt), begin() as run:
         raise KeyboardInterrupt
-    assert run_folders.find(None).id == run.id
+    assert folders.find(None).id == run.id
 
 
 def test_runs_are_found_by_the_beginning_of_their_names() -> None:
     name = left_behind()
-    assert run_folders.find(name[:-2]).id == run_folders.find(name).id == name
+    assert folders.find(name[:-2]).id == folders.find(name).id == name
     with pytest.raises(UsageError, match="there is no run 1999"):
-        run_folders.find("1999")
+        folders.find("1999")
     left_behind()
     with pytest.raises(UsageError, match="2 runs begin with 2"):
-        run_folders.find("2")
+        folders.find("2")
 
 
 JSON = st.recursive(
@@ -346,18 +347,18 @@ JSON = st.recursive(
 @given(recipe=JSON, status=JSON)
 @settings(max_examples=60, deadline=None)
 def test_anything_in_a_runs_files_is_listed_and_refused(recipe: Any, status: Any) -> None:
-    run_folders.clean(run_folders.stored())
-    folder = run_folders.runs_dir() / "20260101-000000-abcd"
+    folders.clean(folders.stored())
+    folder = folders.runs_dir() / "20260101-000000-abcd"
     folder.mkdir(parents=True)
     if isinstance(recipe, dict):
         recipe = {"schema": 1, **recipe}
     (folder / "recipe.json").write_text(json.dumps(recipe))
     (folder / "status.json").write_text(json.dumps(status))
-    (found,) = run_folders.stored()
+    (found,) = folders.stored()
     assert _facts(found)["run"] == folder.name
     with pytest.raises(UsageError):
         list(resume("2026"))
-    assert run_folders.clean([found]) == [found]
+    assert folders.clean([found]) == [found]
     assert not folder.exists()
 
 

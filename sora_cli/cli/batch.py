@@ -120,8 +120,8 @@ class _Work:
         resume: bool, force: bool,
     ) -> None:  # fmt: skip
         from sora_cli import app as verbs
-        from sora_cli.calls import VERBS
         from sora_cli.cli.commands import app
+        from sora_cli.runs.calls import VERBS
 
         self.out, self.shared, self.folder, self.common = out, shared, folder, common
         self.resume, self.force = resume, force
@@ -147,7 +147,7 @@ class _Work:
     def _make(self, item: Item, out: _ItemOutput) -> bool:
         """Make an item; True where it was there already."""
         from sora_cli.batch import find_made, find_run, output_of
-        from sora_cli.run_folders import clean
+        from sora_cli.runs.folders import clean
 
         if item.problem is not None:
             raise item.problem
@@ -171,7 +171,7 @@ class _Work:
 
     def _gone_on(self, run: str, out: _ItemOutput) -> bool:
         """Finish a run that was stopped; False where only making the item anew will do."""
-        from sora_cli.resume import resume
+        from sora_cli.runs.resume import resume
 
         results = []
         try:

@@ -17,7 +17,7 @@ from sora_cli.cli import options
 
 if TYPE_CHECKING:
     from sora_cli.cli.output import Output
-    from sora_cli.job import Result, Target
+    from sora_cli.jobs.job import Result, Target
     from sora_cli.pipeline.request import Request
 
 
@@ -191,7 +191,7 @@ def target_of(
     Raises:
         UsageError: stdout cannot carry what is asked for.
     """
-    from sora_cli.job import Target
+    from sora_cli.jobs.job import Target
 
     return Target(
         output=options.target_of(output, out, count=count),

@@ -46,7 +46,7 @@ def replay(
     With other settings, where they are given. Prints the path of the new file on stdout and
     nothing else; what differs goes to stderr, or with --json into the object.
     """
-    from sora_cli.replay import replay as again
+    from sora_cli.runs.replay import replay as again
 
     out = options.output_of(context, running)
     results = again(

@@ -12,7 +12,7 @@ from sora_cli.cli import options
 from sora_cli.cli.groups import Running, with_groups
 
 if TYPE_CHECKING:
-    from sora_cli.run_folders import Stored
+    from sora_cli.runs.folders import Stored
 
 app = typer.Typer(
     help="Show and remove unfinished work.", rich_markup_mode=None, no_args_is_help=True
@@ -53,8 +53,8 @@ def resume(
     The result is the same, bit for bit, as if it had never stopped. Prints the path of each file
     on stdout and nothing else.
     """
-    from sora_cli.resume import resume as go_on
-    from sora_cli.run_folders import find
+    from sora_cli.runs.folders import find
+    from sora_cli.runs.resume import resume as go_on
 
     out = options.output_of(context, running)
     found = find(run)
@@ -69,7 +69,7 @@ def resume(
 @app.command("list")
 def list_runs(context: typer.Context, as_json: options.AsJson = False) -> None:
     """List the runs that lie on this machine, the newest last."""
-    from sora_cli.run_folders import stored
+    from sora_cli.runs.folders import stored
 
     out = options.output_of(context)
     out.configure(as_json=as_json)
@@ -90,7 +90,7 @@ def list_runs(context: typer.Context, as_json: options.AsJson = False) -> None:
 @app.command("show")
 def show_run(context: typer.Context, run: RunName = None, as_json: options.AsJson = False) -> None:
     """Show what is known of a run: how far it is, what it was asked, its log."""
-    from sora_cli.run_folders import LOG, find, stored
+    from sora_cli.runs.folders import LOG, find, stored
 
     out = options.output_of(context)
     out.configure(as_json=as_json)
@@ -122,7 +122,7 @@ def clean_runs(
     as_json: options.AsJson = False,
 ) -> None:
     """Remove runs that nobody works on: the ones named, or all."""
-    from sora_cli.run_folders import clean, find, stored
+    from sora_cli.runs.folders import clean, find, stored
 
     out = options.output_of(context)
     out.configure(as_json=as_json)

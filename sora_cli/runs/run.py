@@ -24,11 +24,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from sora_cli import checkpoints
-from sora_cli.calls import fingerprint
 from sora_cli.errors import SoraError, Terminated, UsageError
 from sora_cli.pipeline.events import Event, Observer
-from sora_cli.run_folders import (
+from sora_cli.runs import checkpoints
+from sora_cli.runs.calls import fingerprint
+from sora_cli.runs.folders import (
     LOCK,
     LOG,
     RECIPE,
@@ -47,7 +47,7 @@ from sora_cli.run_folders import (
 from sora_cli.runtime import locks
 
 if TYPE_CHECKING:
-    from sora_cli.job import Target
+    from sora_cli.jobs.job import Target
     from sora_cli.pipeline.sampler import SamplerState
 
 # What a run's bits depend on: without the first of these the same again, the others may do no harm.
@@ -269,7 +269,7 @@ class Run:
         self._next_keep = time.monotonic() + max(KEEP_SECONDS, took / KEEP_SHARE)
 
 
-def of(
+def begin_run(
     target: Target,
     *,
     seeds: Sequence[int],

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
-    from sora_cli.job import Result
+    from sora_cli.jobs.job import Result
     from sora_cli.pipeline.request import Request
 
 P = ParamSpec("P")
@@ -102,7 +102,7 @@ def recorded(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def verb(*positional: P.args, **named: P.kwargs) -> R:
-        from sora_cli.job import Target
+        from sora_cli.jobs.job import Target
 
         bound = signature.bind(*positional, **named)
         bound.apply_defaults()

@@ -7,17 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora_cli import account
+from sora_cli.jobs import account
 from sora_cli.pipeline.events import Event
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from sora_cli.job import Clock, Result, Target, Work
+    from sora_cli.jobs.job import Clock, Result, Target, Work
     from sora_cli.media.audio import AudioPlan
     from sora_cli.pipeline.networks import Networks
     from sora_cli.pipeline.seams import Journal
-    from sora_cli.runs import Run
+    from sora_cli.runs.run import Run
     from sora_cli.runtime.plan import MemoryPlan
 
 
@@ -70,7 +70,7 @@ def _make_one(
     run: Run,
 ) -> Result:  # fmt: skip
     """One video, from its seed to its file."""
-    from sora_cli.job import Result, standard_output
+    from sora_cli.jobs.job import Result, standard_output
     from sora_cli.pipeline.seams import Journal
     from sora_cli.pipeline.timeline import play
 
@@ -142,8 +142,8 @@ class _Counted:
 
 def _sound(work: Work) -> AudioPlan | None:
     """What is heard: each clip's sound from where its segment begins."""
+    from sora_cli.jobs.source import sound
     from sora_cli.pipeline.timeline import video_frames
-    from sora_cli.source import sound
 
     verb = work.verb
     starts = [

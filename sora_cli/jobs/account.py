@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sora_cli.job import Clock, Work
+    from sora_cli.jobs.job import Clock, Work
     from sora_cli.pipeline.request import Settings
     from sora_cli.pipeline.seams import Journal
 

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora_cli.calls import Call, fingerprint, from_json
 from sora_cli.errors import UsageError
-from sora_cli.run_folders import find
-from sora_cli.runs import Run, take_up
+from sora_cli.runs.calls import Call, fingerprint, from_json
+from sora_cli.runs.folders import find
+from sora_cli.runs.run import Run, take_up
 
 if TYPE_CHECKING:
     from sora_cli.batch import Shared
-    from sora_cli.job import Result, Target
+    from sora_cli.jobs.job import Result, Target
 
 
 def resume(
@@ -55,7 +55,7 @@ def rebuilt(
     Raises:
         UsageError: recipe.json holds something else.
     """
-    from sora_cli.job import Target
+    from sora_cli.jobs.job import Target
 
     recipe = run.recipe
     try:
@@ -97,7 +97,7 @@ def _made(run: Run) -> Iterator[Result]:
 
     A process can be gone between the moment an output is in its place and the note of it.
     """
-    from sora_cli.job import Result
+    from sora_cli.jobs.job import Result
     from sora_cli.media import recipe
 
     for seed, path in zip(run.recipe["seeds"], run.outputs, strict=True):

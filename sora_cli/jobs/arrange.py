@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora_cli import planning
 from sora_cli.errors import SoraError, UsageError
+from sora_cli.jobs import planning
+from sora_cli.jobs.source import CONTEXT, Part, Source, moments, open_source, recipe_of, shaped_like
 from sora_cli.pipeline.events import Event, Observer
-from sora_cli.source import CONTEXT, Part, Source, moments, open_source, recipe_of, shaped_like
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,13 +14,13 @@ from itertools import count, zip_longest
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
-from sora_cli.calls import Call, fingerprint
 from sora_cli.errors import DeviceError, UsageError
+from sora_cli.runs.calls import Call, fingerprint
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from sora_cli.job import Result
+    from sora_cli.jobs.job import Result
 
 # Recipe field → what it is called in a request. Sizes and lengths come from the clip itself where
 # a verb works on one.
@@ -85,7 +85,7 @@ def call_of(
     Raises:
         UsageError: the recipe lacks what is needed, or an input is not found.
     """
-    from sora_cli.calls import from_json, to_json
+    from sora_cli.runs.calls import from_json, to_json
 
     verb = recipe.get("verb", "generate")
     arguments = recipe.get("arguments", {})
@@ -234,7 +234,7 @@ def replay(
     **overrides: Any,
 ) -> Iterator[tuple[Result, Comparison]]:
     """Make a file again; yields the result, and how it differs. See `call_of`."""
-    from sora_cli.job import Target
+    from sora_cli.jobs.job import Target
     from sora_cli.media import recipe
 
     then = recipe.read(file)

@@ -13,21 +13,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora_cli import account, making, planning, runs
 from sora_cli.errors import OutputError, UsageError
+from sora_cli.jobs import account, making, planning
 from sora_cli.pipeline.events import Event, Observer
+from sora_cli.runs.run import begin_run
 
 if TYPE_CHECKING:
     import numpy as np
 
     from sora_cli.batch import Shared
-    from sora_cli.calls import Call
     from sora_cli.media.reader import Clip
     from sora_cli.pipeline.expand import Expansion
     from sora_cli.pipeline.request import Request, Settings
     from sora_cli.pipeline.stitch import Output
     from sora_cli.pipeline.timeline import Segment
-    from sora_cli.runs import Run
+    from sora_cli.runs.calls import Call
+    from sora_cli.runs.run import Run
     from sora_cli.runtime.device import DevicePlan
     from sora_cli.runtime.plan import MemoryPlan
     from sora_cli.weights.lora_arguments import Lora
@@ -177,7 +178,7 @@ def make(
         yield Result(path=None, recipe=account.forecast(work))
         return
     facts = account.facts(work)
-    with runs.of(target, seeds=seeds, outputs=paths, facts=facts, observer=observer) as run:
+    with begin_run(target, seeds=seeds, outputs=paths, facts=facts, observer=observer) as run:
         clock.observer = run.watch(observer)
         clock(Event(phase="load"))
         if not work.memory.keep or request.memory:
