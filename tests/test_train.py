@@ -111,12 +111,18 @@ def test_a_dry_run_leaves_nothing(
 
 
 def test_muon_steps_are_orthogonal() -> None:
-    """Newton–Schulz brings every singular value near 1, for wide and tall matrices alike."""
+    """Newton–Schulz brings every singular value near 1, for wide and tall matrices alike, and
+    matrices in one batch know nothing of each other."""
     generator = torch.Generator().manual_seed(0)
-    for shape in ((24, 96), (96, 24)):
-        matrix = torch.randn(shape, generator=generator)
-        values = torch.linalg.svdvals(loop.orthogonalize(matrix))
+    for shape in ((2, 24, 96), (2, 96, 24)):
+        matrices = (
+            torch.randn(shape, generator=generator) * torch.tensor([1.0, 50.0])[:, None, None]
+        )
+        steps = loop.orthogonalize(matrices)
+        values = torch.linalg.svdvals(steps)
         assert float(values.min()) > 0.6 and float(values.max()) < 1.3
+        alone = loop.orthogonalize(matrices[1:])
+        torch.testing.assert_close(steps[1:], alone, atol=0.02, rtol=0)  # bf16
 
 
 def test_given_latents_are_held_out_of_the_loss(pool: Path, tmp_path: Path) -> None:

@@ -151,7 +151,13 @@ class Attention(nn.Module):
         """Unmasked attention of `[B, L, N, K]` in the value's dtype: `[B, L, D]`, not projected."""
         heads = (query.to(value.dtype), key.to(value.dtype), value)
         query, key, value = (x.transpose(1, 2) for x in heads)  # [B, N, L, K]
-        out = F.scaled_dot_product_attention(query, key, value)
+        if query.device.type == "cpu" and torch.is_grad_enabled():
+            # Written out for training: torch's fused attention goes backward on a CPU at a third
+            # of the speed of these matmuls (docs/log.md).
+            scores = query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)  # [B, N, L, L]
+            out = scores.softmax(-1) @ value
+        else:
+            out = F.scaled_dot_product_attention(query, key, value)
         return out.transpose(1, 2).flatten(2)
 
 

@@ -95,30 +95,36 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
+            alike: dict[torch.Size, list[Tensor]] = {}  # one by one they are too small
             for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["momentum"] = torch.zeros_like(parameter)
-                state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-                update = parameter.grad.lerp(state["momentum"], group["momentum"])
-                matrix = orthogonalize(update.flatten(1)).view_as(update)
-                size = 0.2 * max(matrix.shape[0], matrix[0].numel()) ** 0.5
-                parameter.add_(matrix, alpha=-group["lr"] * size)
+                if parameter.grad is not None:
+                    alike.setdefault(parameter.shape, []).append(parameter)
+                    if not self.state[parameter]:
+                        self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+            for shape, parameters in alike.items():
+                gradients = [p.grad for p in parameters if p.grad is not None]
+                moments = [self.state[p]["momentum"] for p in parameters]
+                torch._foreach_lerp_(moments, gradients, 1 - group["momentum"])
+                updates = torch.stack(gradients).lerp_(torch.stack(moments), group["momentum"])
+                matrices = orthogonalize(updates.flatten(2)).view_as(updates)
+                size = 0.2 * max(shape[0], shape[1:].numel()) ** 0.5
+                torch._foreach_add_(parameters, list(matrices.unbind()), alpha=-group["lr"] * size)
 
 
-def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
-    """The nearest matrix with orthonormal rows (or columns), roughly: quintic Newton–Schulz."""
+def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
+    """The nearest to `[N, rows, columns]` with orthonormal rows (or columns), roughly.
+
+    Quintic Newton–Schulz, in bf16.
+    """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix.bfloat16()
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
-    x = x / (x.norm() + 1e-7)
+    x = matrices.bfloat16()
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(steps):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.T if tall else x).to(matrix.dtype)
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).to(matrices.dtype)
 
 
 class Ema:
