@@ -83,19 +83,21 @@ def _numbers(settings: Settings, seed: int) -> dict[str, Any]:
 
 def forecast(work: Work) -> dict[str, Any]:
     """What a dry run says: the settings, and what they cost."""
+    from sora_cli.jobs.planning import job_shape
+    from sora_cli.runtime import costs
     from sora_cli.weights import store
 
     settings, installed, memory = work.settings, work.installed, work.memory
-    tokens = installed.spec.tokens(settings.width, settings.height, settings.chunk_frames)
-    passes = settings.num_inference_steps * (1 if settings.guidance_scale == 1 else 2)
+    shapes = store.network_shapes(installed)
+    job = job_shape(settings, installed.spec, work.device)
     return {
         **_numbers(settings, settings.seed),
         "size": list(size_of(work)),
         "fps": fps_of(work),
         "device": work.device.device_name,
         "dtype": work.device.dtype_name,
-        "tokens": tokens,
-        "denoising_flops": passes * store.denoising_flops(installed, tokens),
+        "tokens": job.tokens(shapes),
+        "denoising_flops": costs.work(shapes, job).denoise,
         "weights_bytes": store.size_on_disk(installed),
         "memory_plan": memory.name,
         "memory_bytes": memory.peak_bytes,

@@ -68,10 +68,8 @@ def plan_memory(
     from sora_cli.weights import store
 
     shapes, limit = store.network_shapes(installed), request.memory or "auto"
-    shape, free = (
-        job_shape(settings, installed.spec, device, given_frames),
-        free_memory(device.device),
-    )
+    shape = job_shape(settings, installed.spec, device, given_frames)
+    free = free_memory(device.device)
     ladder = plan.plans(
         shapes,
         shape,

@@ -8,7 +8,6 @@ do; of the others the names and shapes of the tensors are read.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -286,36 +285,6 @@ def _reinstall(installed: Installed) -> str:
 def size_on_disk(installed: Installed) -> int:
     """Bytes of all weight files."""
     return sum(path.stat().st_size for path in weight_files(installed))
-
-
-def denoising_flops(installed: Installed, tokens: int) -> int:
-    """Floating-point operations of one forward pass for one prompt.
-
-    Matrix products only: 4 projections of self- and of cross-attention, attention itself, and the
-    feed-forward, as counted in docs/concepts/pipeline.md; of two experts one works at a time.
-    """
-    width, ffn, layers = _dit_numbers(installed.parts["transformer"])
-    text = installed.spec.text_len
-    self_attention = 8 * tokens * width**2 + 4 * tokens**2 * width
-    cross_attention = 4 * (tokens + text) * width**2 + 4 * tokens * text * width
-    layer = self_attention + cross_attention + 4 * tokens * width * ffn
-    return math.prod((layers, layer))
-
-
-def _dit_numbers(part: Path) -> tuple[int, int, int]:
-    """Width, feed-forward width and layers (a control branch's included) of a transformer."""
-    if (part / "config.json").is_file():
-        config = read_json(part / "config.json")
-        if "attention_head_dim" in config:  # diffusers'; the original's says less
-            width = config["num_attention_heads"] * config["attention_head_dim"]
-            layers = config["num_layers"] + len(config.get("vace_layers") or ())
-            return width, config["ffn_dim"], layers
-    from sora_cli.models.dit import DiTConfig
-    from sora_cli.weights import loose
-
-    dit = loose.look(part).config
-    assert isinstance(dit, DiTConfig), f"{part} is no transformer"
-    return dit.hidden_size, dit.ffn_dim, dit.num_layers + len(dit.vace_layers)
 
 
 def network_shapes(installed: Installed) -> NetworkShapes:
