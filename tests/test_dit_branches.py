@@ -11,9 +11,9 @@ from diffusers import WanTransformer3DModel, WanVACETransformer3DModel
 from torch import Tensor, nn
 
 from sora_cli.models.dit import DiT, DiTBlock, DiTConfig
+from sora_cli.weights.configs import dit_config
 from sora_cli.weights.keymaps import (
     DIT_DIFFUSERS,
-    dit_config_from_diffusers,
     dit_config_to_diffusers,
     inverse,
     rename,
@@ -272,16 +272,19 @@ def test_the_names_are_wans() -> None:
 @EACH
 def test_configs_survive_the_round_trip(config: DiTConfig) -> None:
     theirs = json.loads(json.dumps(dit_config_to_diffusers(config)))
-    assert dit_config_from_diffusers(theirs) == config
-    # What diffusers itself would write of this network reads the same.
     with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in DiT(config).state_dict().items()}
         saved = json.loads(build_reference(config).to_json_string())
-    assert dit_config_from_diffusers({**saved, "text_len": config.text_len}) == config
+    assert dit_config(shapes, theirs) == config
+    # What diffusers itself would write of this network reads the same.
+    assert dit_config(shapes, {**saved, "text_len": config.text_len}) == config
     assert saved["_class_name"] == theirs["_class_name"]
 
 
-@pytest.mark.parametrize("layers", [[1, 2], [0, 2, 1], [0, 0], [0, 9]])
+@pytest.mark.parametrize("layers", [[1, 2, 3], [0, 2, 1], [0, 0, 3], [0, 2, 9]])
 def test_layers_that_no_vace_has_are_refused(layers: list[int]) -> None:
+    with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in DiT(VACE).state_dict().items()}
     theirs = {**dit_config_to_diffusers(VACE), "vace_layers": layers}
     with pytest.raises(ValueError, match="vace_layers"):
-        dit_config_from_diffusers(theirs)
+        dit_config(shapes, theirs)

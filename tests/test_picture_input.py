@@ -244,21 +244,6 @@ def test_damaged_files_never_crash(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- fitting
 
 
-@pytest.mark.parametrize("size", [(64, 48), (48, 64), (33, 17), (32, 24), (8, 200)])
-@pytest.mark.parametrize("how", ["pad", "stretch"])
-def test_frames_come_back_to_their_own_size(size: tuple[int, int], how: image.Fit) -> None:
-    """Fitted to a model's size and back: the same picture, less what resampling blurs."""
-    y, x = np.mgrid[:24, :32]
-    smooth = np.stack([4 * x + 60, 5 * y + 40, 2 * (x + y)], -1)[None].repeat(2, 0).astype(np.uint8)
-    fitted = list(image.fit_frames(iter([smooth]), *size, how))
-    assert fitted[0].shape == (2, size[1], size[0], 3)
-    back = np.concatenate(list(image.resize_frames(fitted, 32, 24, how)))
-    assert back.shape == smooth.shape
-    assert np.abs(back.astype(int) - smooth)[:, 2:-2, 2:-2].mean() < (12 if size[0] == 8 else 2)
-    if size == (32, 24):
-        assert back is not None and np.array_equal(back, smooth)
-
-
 def test_reducing_does_not_alias() -> None:
     """Stripes finer than the new pixels become their mean, not a pattern."""
     stripes = np.zeros((64, 64, 3), np.uint8)

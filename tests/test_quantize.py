@@ -21,7 +21,6 @@ from sora_cli.models.fp8 import (
     FP8_DTYPES,
     Fp8Linear,
     Fp8Weight,
-    cast_to_fp8,
     fp8_weights,
     hold_fp8,
     quantise,
@@ -255,6 +254,14 @@ def run(network: nn.Module) -> Tensor:
     latents = torch.randn(1, 4, 3, 4, 6, generator=generator)
     context = torch.randn(1, 8, 12, generator=generator)
     return network(latents, torch.tensor([[1000.0, 300, 0]]), context)
+
+
+def cast_to_fp8(network: nn.Module) -> nn.Module:
+    """Quantise the blocks' linear layers of a loaded network, in place."""
+    weights = {name: quantise(network.get_parameter(name)) for name in fp8_weights(network)}
+    state = network.state_dict() | hold_fp8(network, weights, next(network.parameters()).dtype)
+    network.load_state_dict({k: v for k, v in state.items() if k not in weights}, strict=True)
+    return network.requires_grad_(False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -240,22 +240,6 @@ def fit_frames(
             yield np.stack([fit(frame, width, height, how) for frame in chunk])
 
 
-def resize_frames(
-    chunks: Iterable[np.ndarray], width: int, height: int, how: Fit = "stretch"
-) -> Iterator[np.ndarray]:
-    """The inverse of `fit_frames`: frames that were fitted with `how`, back at the size they had.
-
-    Bars of `pad` are cut off, then all is resampled. What `crop` cut is gone, so it has no inverse:
-    a clip that must come back at its own size is fitted with another.
-    """
-    assert how != "crop", "what was cropped cannot come back"
-    for chunk in chunks:
-        if how == "pad":
-            left, top, w, h = _inner((width, height), (chunk.shape[2], chunk.shape[1]))
-            chunk = chunk[:, top : top + h, left : left + w]
-        yield from fit_frames([chunk], width, height, "stretch")
-
-
 def _inner(size: tuple[int, int], outer: tuple[int, int]) -> tuple[int, int, int, int]:
     """Where `pad` puts a picture of `size` in `outer`, both (width, height): corner and size."""
     scale = min(outer[0] / size[0], outer[1] / size[1])

@@ -116,14 +116,3 @@ def hold_fp8(
         state[f"{path}.weight_fp8"] = weight.values
         state[f"{path}.weight_scale"] = weight.scale
     return state
-
-
-def cast_to_fp8(network: nn.Module) -> nn.Module:
-    """Quantise the blocks' linear layers of a loaded network, in place, one layer at a time."""
-    for name in fp8_weights(network):
-        path = name.removesuffix(".weight")
-        linear = network.get_submodule(path)
-        assert isinstance(linear, nn.Linear)
-        weight = quantise(linear.weight.detach())
-        network.set_submodule(path, Fp8Linear(weight, linear.bias, linear.weight.dtype))
-    return network

@@ -124,46 +124,6 @@ def _translate(name: str, rules: Rules) -> str:
     return translated.replace("*", number[0]) if number else translated
 
 
-def dit_config_from_diffusers(config: Mapping[str, Any]) -> DiTConfig:
-    """Read a diffusers `transformer/config.json`, of `WanTransformer3DModel` or VACE's.
-
-    `text_len` is not among diffusers' keys; without it, it is 512, as in every published model.
-    `added_kv_proj_dim` is not read: it can only be the width.
-
-    Raises:
-        KeyError: a number is missing.
-        ValueError: VACE's layers are not blocks in ascending order from 0.
-    """
-    time, height, width = config["patch_size"]
-    vace_layers = tuple(config.get("vace_layers") or ())
-    blocks = range(config["num_layers"])
-    if vace_layers and not (vace_layers[0] == 0 and _ascend(vace_layers, blocks)):
-        raise ValueError(f"vace_layers are {list(vace_layers)}, not 0 and higher blocks in order")
-    return DiTConfig(
-        num_layers=config["num_layers"],
-        hidden_size=config["num_attention_heads"] * config["attention_head_dim"],
-        num_heads=config["num_attention_heads"],
-        ffn_dim=config["ffn_dim"],
-        in_channels=config["in_channels"],
-        out_channels=config.get("out_channels") or config["in_channels"],
-        text_dim=config["text_dim"],
-        text_len=config.get("text_len", 512),
-        freq_dim=config.get("freq_dim", 256),
-        patch_size=(time, height, width),
-        eps=config.get("eps", 1e-6),
-        cross_attn_norm=config.get("cross_attn_norm", True),
-        qk_norm=config.get("qk_norm", QK_NORM) is not None,
-        image_dim=config.get("image_dim"),
-        pos_embed_len=config.get("pos_embed_seq_len"),
-        vace_layers=vace_layers,
-        vace_in_channels=config.get("vace_in_channels", 96) if vace_layers else None,
-    )
-
-
-def _ascend(layers: tuple[int, ...], blocks: range) -> bool:
-    return layers == tuple(block for block in blocks if block in layers)
-
-
 def dit_config_to_diffusers(config: DiTConfig) -> dict[str, Any]:
     """The `transformer/config.json` with which diffusers builds the same network."""
     vace = bool(config.vace_layers)
@@ -193,21 +153,6 @@ def dit_config_to_diffusers(config: DiTConfig) -> dict[str, Any]:
             else {}
         ),
     }
-
-
-def text_encoder_config_from_hf(config: Mapping[str, Any]) -> TextEncoderConfig:
-    """Read a transformers `text_encoder/config.json`. Raises KeyError where a number is missing."""
-    return TextEncoderConfig(
-        vocab_size=config["vocab_size"],
-        hidden_size=config["d_model"],
-        num_layers=config["num_layers"],
-        num_heads=config["num_heads"],
-        head_dim=config["d_kv"],
-        ffn_dim=config["d_ff"],
-        num_buckets=config.get("relative_attention_num_buckets", 32),
-        max_distance=config.get("relative_attention_max_distance", 128),
-        eps=config.get("layer_norm_epsilon", 1e-6),
-    )
 
 
 def text_encoder_config_to_hf(config: TextEncoderConfig) -> dict[str, Any]:
