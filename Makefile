@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-all lint fix docs golden eval clean
+.PHONY: demo test test-all lint fix docs golden eval bench clean
 
 demo: .venv/.installed
 	$(BIN)/sora generate "a red ball bounces on the snow at sunset" --seed 1 -o demo.mp4 --force
@@ -39,6 +39,10 @@ golden: .venv/.installed-dev
 
 eval: .venv/.installed
 	$(BIN)/python -m sora_cli.eval
+
+# Beside diffusers, on this machine's CPU; `python -m sora_cli.bench --device cuda` for a GPU.
+bench: .venv/.installed-dev
+	$(BIN)/python -m sora_cli.bench --write docs/reference/speed.md
 
 clean:
 	rm -rf .venv build dist demo.mp4

@@ -29,11 +29,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sora_cli.bench.checkpoints import write_checkpoint
 from sora_cli.models.dit import DiT, DiTConfig
 from sora_cli.runtime.memory import peak_memory
 from sora_cli.weights import load
 from sora_cli.weights.build import build_on_meta
-from sora_cli.weights.tensor_files import SAFETENSORS_DTYPES
 
 WAN21_1_3B = DiTConfig(
     num_layers=30, hidden_size=1536, num_heads=12, ffn_dim=8960, in_channels=16, out_channels=16,
@@ -49,7 +49,6 @@ SHAPES: Mapping[str, DiTConfig] = {
     ),
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-BLOCK = 1 << 24  # random numbers that the file repeats
 PAGE = 4096
 
 
@@ -67,25 +66,6 @@ def fit_layers(config: DiTConfig, size: int, dtype: torch.dtype) -> DiTConfig:
     )
     layers = 1 + (size // dtype.itemsize - one) // (two - one)
     return replace(config, num_layers=max(1, min(layers, config.num_layers)))
-
-
-def write_checkpoint(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> int:
-    """Write a safetensors file of random values, piece by piece; returns its tensors' bytes."""
-    (name_of_dtype,) = (name for name, d in SAFETENSORS_DTYPES.items() if d == dtype)
-    header, end = {}, 0
-    for name, shape in shapes.items():
-        start, end = end, end + torch.Size(shape).numel() * dtype.itemsize
-        header[name] = {"dtype": name_of_dtype, "shape": shape, "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    block = (torch.randn(BLOCK, generator=torch.Generator().manual_seed(0)) * 0.02).to(dtype)
-    pattern = memoryview(block.view(torch.uint8).numpy().data)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        left = end
-        while left:
-            left -= file.write(pattern[: min(left, len(pattern))])
-    return end
 
 
 def read_raw(path: Path, device: str, *, copy: bool) -> list[Tensor]:

@@ -1,0 +1,310 @@
+"""A case made runnable: the same weights and inputs on both sides, ours as a job uses it.
+
+Ours are opened through `pipeline.networks`, so that whatever a job does to its networks is done
+here. Theirs are called as diffusers' own pipelines call them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sora_cli.bench import checkpoints, theirs
+from sora_cli.bench.cases import Case
+from sora_cli.models.specs import FAMILIES
+from sora_cli.models.vae import VAE
+from sora_cli.pipeline import generate
+from sora_cli.pipeline.networks import Model, Networks
+from sora_cli.pipeline.request import Request, resolve
+from sora_cli.runtime.plan import MemoryPlan
+from sora_cli.weights import load, store
+
+SEED = 1
+PROMPT = "a red ball rolls to the right on the grass by day"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pair:
+    """Both sides of a workload, ready to be called; each call gives the same result.
+
+    theirs: None without diffusers, and `missing` says why.
+    ours_weights, theirs_weights: bytes that the networks hold.
+    compiled: compiles theirs in place, where that can be.
+    """
+
+    ours: Callable[[], Tensor]
+    theirs: Callable[[], Tensor] | None
+    missing: str | None = None
+    ours_weights: int = 0
+    theirs_weights: int = 0
+    compiled: Callable[[], None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where and how precisely, and a folder for what is written."""
+
+    device: torch.device
+    dtype: torch.dtype
+    folder: Path
+
+
+@contextmanager
+def prepared(case: Case, place: Place) -> Iterator[Pair]:
+    """Write what the case reads, open both sides; everything is gone at the end."""
+    with KINDS[case.kind](case, place) as pair:
+        yield pair
+
+
+def weight_bytes(network: nn.Module) -> int:
+    """Bytes of a network's parameters."""
+    return sum(p.numel() * p.element_size() for p in network.parameters())
+
+
+def difference(ours: Tensor, other: Tensor) -> float:
+    """RMS of the difference over the RMS of the other side's."""
+    assert ours.shape == other.shape, (ours.shape, other.shape)
+    # In double on the host's side of large results there would be no room.
+    gap, size = (ours.float() - other.float()).square().mean(), other.float().square().mean()
+    return math.sqrt(float(gap) / max(float(size), 1e-30))
+
+
+def _networks(case: Case, place: Place, parts: Mapping[str, Path]) -> Networks:
+    """The networks as a job has them: all kept, no context remembered."""
+    spec = store.locate("tiny").spec if case.embedded else FAMILIES["wan2.1-t2v"]
+    model = Model(spec=spec, parts=parts, device=place.device, dtype=place.dtype, plan=MemoryPlan())
+    return Networks(model)
+
+
+def _parts(case: Case, place: Place, name: str, write: Callable[[Path], Path]) -> Path:
+    """The embedded model's part, or one of random weights that is written now."""
+    if case.embedded:
+        return store.locate("tiny").parts[name]
+    return write(place.folder / name)
+
+
+def _draw(place: Place, *shape: int) -> Tensor:
+    """Normal numbers, the same on every device."""
+    generator = torch.Generator().manual_seed(SEED)
+    return torch.randn(shape, generator=generator).to(place.device)
+
+
+@contextmanager
+def _step(case: Case, place: Place) -> Iterator[Pair]:
+    """A call of the transformer on every text of a step.
+
+    Ours reads contexts prepared once, as in a job, and takes both rows at once while they are
+    small. Theirs has the same rows in as many calls.
+    """
+    part = _parts(
+        case, place, "transformer",
+        lambda folder: checkpoints.write_transformer(folder, case.transformer, place.dtype),
+    )  # fmt: skip
+    config, rows = case.transformer, case.rows
+    latents = _draw(place, 1, config.in_channels, *case.latent_size)
+    contexts = _draw(place, rows, config.text_len, config.text_dim)
+    timesteps = torch.full((1,), 500.0, device=place.device)
+    batch = rows if latents[:, 0].numel() <= generate.BATCHED_GUIDANCE_TOKENS else 1
+    with _networks(case, place, {"transformer": part}) as networks, networks.transformer() as dit:
+        caches = [dit.prepare_context(part) for part in contexts.split(batch)]
+        wide = latents.expand(batch, -1, -1, -1, -1)
+
+        def ours() -> Tensor:
+            return torch.cat([dit(wide, timesteps.expand(batch), cache) for cache in caches])
+
+        if not theirs.available():
+            yield Pair(
+                ours=ours, theirs=None, missing=theirs.MISSING, ours_weights=weight_bytes(dit)
+            )
+            return
+        other = theirs.transformer(part, place.device, place.dtype)
+        grid = math.prod(n // p for n, p in zip(case.latent_size, config.patch_size, strict=True))
+        given = timesteps.expand(batch)
+        if case.per_token:
+            given = given[:, None].expand(batch, grid)
+
+        def call() -> Tensor:
+            rounds = [
+                other(
+                    hidden_states=wide.to(place.dtype), timestep=given,
+                    encoder_hidden_states=context.to(place.dtype), return_dict=False,
+                )[0]
+                for context in contexts.split(batch)
+            ]  # fmt: skip
+            return torch.cat(rounds)
+
+        yield Pair(
+            ours=ours, theirs=call, ours_weights=weight_bytes(dit),
+            theirs_weights=weight_bytes(other), compiled=lambda: theirs.compile_blocks(other),
+        )  # fmt: skip
+
+
+@contextmanager
+def _autoencoder(case: Case, place: Place) -> Iterator[tuple[VAE, Any]]:
+    """Ours as a job has it, and theirs."""
+    part = _parts(
+        case, place, "vae", lambda folder: checkpoints.write_vae(folder, case.vae, place.dtype)
+    )
+    exact = place.dtype == torch.float32
+    with _networks(case, place, {"vae": part}) as networks, networks.vae(exact=exact) as vae:
+        # On a CPU a job's autoencoder may be fp32 whatever is asked for.
+        vae = vae.to(place.dtype)
+        other = theirs.vae(part, place.device, place.dtype) if theirs.available() else None
+        yield vae, other
+
+
+@contextmanager
+def _decode(case: Case, place: Place) -> Iterator[Pair]:
+    """Latents at unit scale to a clip in [-1, 1]; ours by the stream that a job decodes with."""
+    with _autoencoder(case, place) as (vae, other):
+        latents = _draw(place, 1, case.vae.z_dim, *case.latent_size).to(place.dtype)
+
+        def ours() -> Tensor:
+            shape = (1, 3, case.num_frames, case.height, case.width)
+            video, at = torch.empty(shape, dtype=place.dtype, device=place.device), 0
+            for chunk in vae.decode_stream(latents):
+                video[:, :, at : at + chunk.shape[2]] = chunk
+                at += chunk.shape[2]
+            return video
+
+        def call() -> Tensor:
+            return other.decode(vae.denormalize(latents), return_dict=False)[0]
+
+        yield _autoencoder_pair(vae, other, ours, call)
+
+
+@contextmanager
+def _encode(case: Case, place: Place) -> Iterator[Pair]:
+    """A clip in [-1, 1] to latents at unit scale."""
+    with _autoencoder(case, place) as (vae, other):
+        size = (1, 3, case.num_frames, case.height, case.width)
+        video = _draw(place, *size).tanh().to(place.dtype)
+
+        def call() -> Tensor:
+            return vae.normalize(other.encode(video).latent_dist.mode())
+
+        yield _autoencoder_pair(vae, other, lambda: vae.encode(video), call)
+
+
+def _autoencoder_pair(
+    vae: VAE, other: Any, ours: Callable[[], Tensor], call: Callable[[], Tensor]
+) -> Pair:
+    if other is None:
+        missing, weights = theirs.MISSING, weight_bytes(vae)
+        return Pair(ours=ours, theirs=None, missing=missing, ours_weights=weights)
+    return Pair(
+        ours=ours, theirs=call, ours_weights=weight_bytes(vae), theirs_weights=weight_bytes(other)
+    )
+
+
+@contextmanager
+def _text(case: Case, place: Place) -> Iterator[Pair]:
+    """Prompts of full length through the text encoder, one by one as a job encodes them."""
+    part = _parts(
+        case, place, "text_encoder",
+        lambda folder: checkpoints.write_text_encoder(folder, case.text, place.dtype),
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(SEED)
+    size = (case.rows, case.transformer.text_len)
+    ids = torch.randint(2, case.text.vocab_size, size, generator=generator).to(place.device)
+    mask = torch.ones_like(ids)
+    with load.text_encoder(part, device=place.device, dtype=place.dtype) as encoder:
+
+        def ours() -> Tensor:
+            return torch.cat([encoder(row, mask[:1]) for row in ids.split(1)])
+
+        weights = weight_bytes(encoder)
+        if not theirs.available():  # transformers alone is no pipeline's text encoder
+            yield Pair(ours=ours, theirs=None, missing=theirs.MISSING, ours_weights=weights)
+            return
+        other = theirs.text_encoder(part, place.device, place.dtype)
+
+        yield Pair(
+            ours=ours, theirs=lambda: other(ids, mask).last_hidden_state, ours_weights=weights,
+            theirs_weights=weight_bytes(other),
+        )  # fmt: skip
+
+
+@contextmanager
+def _pipeline(case: Case, place: Place) -> Iterator[Pair]:
+    """A prompt to 8-bit frames, every network loaded: texts, denoising, decoding."""
+    installed = store.locate("tiny")
+    assert case.embedded and installed.folder is not None
+    request = Request(
+        prompt=PROMPT, width=case.width, height=case.height, num_frames=case.num_frames, seed=SEED,
+        num_inference_steps=case.steps,
+    )  # fmt: skip
+    settings, _ = resolve(request, installed.spec)
+    with _networks(case, place, installed.parts) as networks:
+
+        def ours() -> Tensor:
+            texts = generate.read_texts(networks, settings.prompt, settings)
+            canvas = generate.lay_canvas(networks, settings)
+            latents = generate.make_video_latents(networks, texts, canvas, settings, SEED)
+            frames = np.concatenate(list(generate.decode_frames(networks, latents)))
+            return torch.from_numpy(frames)  # uint8 [T, H, W, 3]
+
+        ours()  # loads them
+        with networks.vae(exact=False) as vae, networks.transformer() as dit:
+            vae_dtype = next(vae.parameters()).dtype
+            weights = weight_bytes(vae) + weight_bytes(dit)
+        weights += case.shapes.text_encoder.parameters * place.dtype.itemsize
+        fractions = _as_fractions(ours)
+        if not theirs.available():
+            yield Pair(ours=fractions, theirs=None, missing=theirs.MISSING, ours_weights=weights)
+            return
+        other = theirs.pipeline(installed.folder, place.device, place.dtype, vae_dtype)
+
+        def call() -> Tensor:
+            made = other(
+                prompt=settings.prompt, negative_prompt=settings.negative_prompt,
+                width=case.width, height=case.height, num_frames=case.num_frames,
+                num_inference_steps=case.steps, guidance_scale=settings.guidance_scale,
+                generator=torch.Generator().manual_seed(SEED), output_type="np",
+                max_sequence_length=installed.spec.text_len,
+            )  # fmt: skip
+            return torch.from_numpy(made.frames[0])
+
+        parts = (other.vae, other.transformer, other.text_encoder)
+        yield Pair(
+            ours=fractions, theirs=call, ours_weights=weights,
+            theirs_weights=sum(map(weight_bytes, parts)),
+            compiled=lambda: theirs.compile_blocks(other.transformer),
+        )  # fmt: skip
+
+
+def _as_fractions(frames: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """The frames from 0 to 1, as theirs are; the division is part of nobody's work."""
+    return lambda: frames() / 255
+
+
+@contextmanager
+def _load(case: Case, place: Place) -> Iterator[Pair]:
+    """A transformer from its file, in the page cache, to the device."""
+    folder = checkpoints.write_transformer(
+        place.folder / "transformer", case.transformer, place.dtype
+    )
+
+    def ours() -> Tensor:
+        with load.dit(folder, device=place.device, dtype=place.dtype) as dit:
+            return dit.head.head.weight.clone()
+
+    def call() -> Tensor:
+        return theirs.loaded(folder, place.device, place.dtype).proj_out.weight.clone()
+
+    missing = theirs.loader_missing()
+    yield Pair(ours=ours, theirs=None if missing else call, missing=missing)
+
+
+KINDS: Mapping[str, Callable[[Case, Place], Any]] = {
+    "step": _step, "decode": _decode, "encode": _encode, "text": _text, "pipeline": _pipeline,
+    "load": _load,
+}  # fmt: skip
