@@ -17,6 +17,7 @@ from sora_cli.media import encode, ffmpeg, output
 from sora_cli.media import recipe as recipes
 from sora_cli.media.audio import AudioPlan
 from sora_cli.media.encode import FORMATS, Job
+from sora_cli.media.output import Seal
 from sora_cli.media.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def write(
     crf: int = 18,
     force: bool = False,
     format: str = ".mp4",
+    seal: Seal | None = None,
 ) -> tuple[str, ...]:
     """Write frames as a video, whole or not at all; nothing is created before the first chunk.
 
@@ -65,6 +67,7 @@ def write(
             before its frames: there it is called once the first chunk is made.
         audio: what is heard; silence elsewhere. A stream with audio is written when it is whole.
         crf: quality of H.264 and VP9, lower is better; WebP's quality is 100 − crf.
+        seal: the last thing done to the file (not to a folder), before it takes its place.
 
     Returns:
         Notes for the user: what became of the audio.
@@ -83,9 +86,9 @@ def write(
         job = encode.job(path, suffix, size, fps, crf)
         frames = _Started(chunks, size, padded=job.size)
         with output.new_file(path, force=force) as temporary, output.beside(path) as workspace:
-            return _write_file(temporary, frames, job, recipe, audio, workspace)
+            return _write_file(temporary, frames, job, recipe, audio, workspace, seal)
     job = encode.job("the stream", check_stream(format), size, fps, crf)
-    return _write_stream(path, _Started(chunks, size, padded=job.size), job, recipe, audio)
+    return _write_stream(path, _Started(chunks, size, padded=job.size), job, recipe, audio, seal)
 
 
 class _Started:
@@ -127,8 +130,15 @@ def _write_file(
     recipe: Recipe | Callable[[], Recipe] | None,
     audio: AudioPlan | None,
     workspace: Path,
+    seal: Seal | None = None,
 ) -> tuple[str, ...]:
     """Write a whole file; `workspace` is an empty folder for what is only needed meanwhile."""
+    if seal is not None:
+        plain = workspace / "plain"
+        notes = _write_file(plain, frames, job, recipe, audio, workspace)
+        file.touch()
+        seal(plain, file, job.suffix)
+        return notes
     if job.kind.tagged and audio is None and not callable(recipe):
         encode.encode(iter(frames), ffmpeg.url(file), job, recipe)
         return ()
@@ -157,13 +167,14 @@ def _write_stream(
     job: Job,
     recipe: Recipe | Callable[[], Recipe] | None,
     audio: AudioPlan | None,
+    seal: Seal | None,
 ) -> tuple[str, ...]:
-    if job.kind.live and audio is None:
+    if job.kind.live and audio is None and seal is None:
         encode.encode(iter(frames), "pipe:1", job, recipes.now(recipe), sink)
         return ()
     with output.scratch(job.path) as folder:
         file = folder / "video.whole"
-        notes = _write_file(file, frames, job, recipe, audio, folder)
+        notes = _write_file(file, frames, job, recipe, audio, folder, seal)
         with output.writing(job.path), file.open("rb") as made:
             shutil.copyfileobj(made, sink)
             sink.flush()

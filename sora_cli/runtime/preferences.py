@@ -16,13 +16,24 @@ from sora_cli.errors import UsageError
 from sora_cli.runtime.paths import config_dir
 
 EMBEDDED_MODEL = "tiny"
+_YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+_SWITCHES = ("sign", "label")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preferences:
-    """The keys that `config.toml` may have. Every key is optional."""
+    """The keys that `config.toml` may have. Every key is optional.
+
+    sign, label: what making commands do without `--sign` and `--label`. sign_certificate, sign_key,
+    trust: paths of PEM files.
+    """
 
     model: str | None = None
+    sign: bool | None = None
+    label: bool | None = None
+    sign_certificate: str | None = None
+    sign_key: str | None = None
+    trust: str | None = None
 
 
 def load_preferences(path: Path | None = None) -> Preferences:
@@ -40,8 +51,10 @@ def load_preferences(path: Path | None = None) -> Preferences:
         raise UsageError(f"cannot read {path}: {error}", hint=f"mend or remove {path}") from error
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path} is not valid TOML: {error}", hint=f"mend {path}") from error
+    # Besides its own errors: numbers of too many digits, arrays within arrays without end.
+    except (ValueError, RecursionError) as error:
+        said = (str(error).splitlines() or ["nested too deep"])[0]
+        raise UsageError(f"{path} is not valid TOML: {said}", hint=f"mend {path}") from error
     return _checked(values, path)
 
 
@@ -55,6 +68,33 @@ def default_model(environ: Mapping[str, str] | None = None) -> str:
     return environ.get("SORA_MODEL") or load_preferences().model or EMBEDDED_MODEL
 
 
+def preferred_path(name: str, environ: Mapping[str, str] | None = None) -> Path | None:
+    """A path that no flag gave: SORA_<NAME>, then `config.toml`, then None.
+
+    Raises:
+        UsageError: `config.toml` cannot be used.
+    """
+    environ = os.environ if environ is None else environ
+    said = environ.get(f"SORA_{name.upper()}") or getattr(load_preferences(), name)
+    return Path(said).expanduser() if said else None
+
+
+def preferred_switch(name: str, environ: Mapping[str, str] | None = None) -> bool:
+    """A switch that no flag set: SORA_<NAME>, then `config.toml`, then off.
+
+    Raises:
+        UsageError: the variable is neither yes nor no, or `config.toml` cannot be used.
+    """
+    environ = os.environ if environ is None else environ
+    variable = f"SORA_{name.upper()}"
+    said = environ.get(variable, "").lower()
+    if not said:
+        return bool(getattr(load_preferences(), name))
+    if said not in _YES + _NO:
+        raise UsageError(f"{variable} must be 1 or 0, not {said!r:.40}", hint=f"{variable}=1")
+    return said in _YES
+
+
 def _checked(values: dict[str, object], path: Path) -> Preferences:
     known = [field.name for field in fields(Preferences)]
     for key, value in values.items():
@@ -62,9 +102,13 @@ def _checked(values: dict[str, object], path: Path) -> Preferences:
             raise UsageError(
                 f"unknown key {key!r} in {path}", hint=f"known keys: {', '.join(known)}"
             )
-        if not isinstance(value, str) or not value:
+        example = "tiny" if key == "model" else f"{key}.pem"
+        if key in _SWITCHES and not isinstance(value, bool):
             raise UsageError(
-                f"{key} in {path} must be a text, not {value!r}", hint=f'write {key} = "tiny"'
+                f"{key} in {path} must be true or false, not {value!r}", hint=f"write {key} = true"
             )
-    model = values.get("model")
-    return Preferences(model=model if isinstance(model, str) else None)
+        if key not in _SWITCHES and (not isinstance(value, str) or not value):
+            raise UsageError(
+                f"{key} in {path} must be a text, not {value!r}", hint=f'write {key} = "{example}"'
+            )
+    return Preferences(**values)  # type: ignore[arg-type]
