@@ -1,8 +1,9 @@
-"""A causal language model in a folder, through transformers: the caption LLM, or a published one.
+"""A causal language model in a folder: the caption LLM, or a published one through transformers.
 
-transformers takes seconds to import, so nothing here imports it before a text has to be written.
-The folder's own chat template says how a prompt is put to the model, its generation_config.json
-how the answer is drawn; so the embedded model and a published one are asked in the same way.
+transformers takes seconds to import, so nothing here imports it before a text has to be written,
+nor at all where `decoder` can read the folder. The folder's own chat template says how a prompt is
+put to the model, its generation_config.json how the answer is drawn; so the embedded model and a
+published one are asked in the same way.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ MAX_NEW_TOKENS = 80
 # A prompt is a few sentences; a published model would read 262,144 tokens, and take hours.
 MAX_PROMPT_TOKENS = 2048
 TEMPLATE_TOKENS = 8  # what a chat template adds, about
+CAUSAL = "AutoModelForCausalLM"
 SENTENCE_ENDS = ".!?。！？।؟"
 
 
@@ -99,7 +101,7 @@ class LanguageModel(FromFolder):
 
     def _load(self) -> tuple[Any, Any]:
         if self._loaded is None:
-            self._loaded = read("AutoModelForCausalLM", self.folder, self.device, self.dtype)
+            self._loaded = read(CAUSAL, self.folder, self.device, self.dtype)
         return self._loaded
 
 
@@ -111,25 +113,38 @@ def read(
 ) -> tuple[Any, Any]:
     """A model of transformers, by the name of its Auto class, and its tokenizer.
 
+    A plain one, as the embedded model's, is read without transformers and asked in the same way.
+
     Raises:
         WeightsError: the folder does not hold what can be read as one.
     """
     import torch
+
+    from sora_cli.models import decoder
+
+    dtype = dtype or torch.float32
+    try:
+        plain = decoder.read(folder, device, dtype) if auto_class == CAUSAL else None
+        return plain or _read_with_transformers(auto_class, folder, device, dtype)
+    except Exception as error:  # whatever the file's reader raised
+        raise WeightsError(
+            f"the language model in {folder} cannot be read: {error}", hint="sora weights list"
+        ) from error
+
+
+def _read_with_transformers(
+    auto_class: str, folder: Path, device: torch.device | str, dtype: torch.dtype
+) -> tuple[Any, Any]:
     import transformers
     from transformers.utils import logging
 
     # It would write a bar and advice to our stderr.
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = getattr(transformers, auto_class).from_pretrained(
-            folder, dtype=dtype or torch.float32, local_files_only=True, use_safetensors=True
-        )
-    except Exception as error:  # transformers raises whatever the file's reader raised
-        raise WeightsError(
-            f"the language model in {folder} cannot be read: {error}", hint="sora weights list"
-        ) from error
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model = getattr(transformers, auto_class).from_pretrained(
+        folder, dtype=dtype, local_files_only=True, use_safetensors=True
+    )
     return model.eval().to(device), tokenizer
 
 
