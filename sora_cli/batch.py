@@ -10,13 +10,14 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sora_cli.errors import UsageError
+from sora_cli.media.recipe import refuse, whole
 from sora_cli.runtime.plan import MemoryPlan
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def read_items(stream: BinaryIO) -> Iterator[Item]:
 
 def _item(number: int, line: bytes, seen: Counter[str]) -> Item:
     try:
-        content = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse)
+        content = json.loads(line.decode("utf-8-sig"), parse_constant=refuse, parse_int=whole)
         if not isinstance(content, dict):
             raise ValueError("it is no object")
         options = {key.replace("_", "-"): value for key, value in content.items()}
@@ -85,10 +86,6 @@ def _item(number: int, line: bytes, seen: Counter[str]) -> Item:
     seen[text] += 1
     digest = hashlib.sha256(f"{seen[text]} {text}".encode()).hexdigest()[:16]
     return Item(number=number, id=digest, verb=verb, options=options)
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def output_of(item: Item, folder: str | None) -> str:
@@ -114,22 +111,76 @@ def output_of(item: Item, folder: str | None) -> str:
     return said if folder is None else os.path.join(os.path.expanduser(folder), said)
 
 
-def find_made(item: Item, output: str) -> list[str]:
-    """The outputs of an item that are there: files whose recipe has its id, else none."""
+def find_made(item: Item, output: str) -> tuple[list[str], str | None]:
+    """The outputs of an item that are there: files whose recipe has its id.
+
+    Returns:
+        their paths, and the name of an input that has changed since one was made (None: none has).
+        One that is gone has not changed: there is nothing to make it from.
+    """
+    made = list(_outputs_of(item, output))
+    changed = (name for _, recipe in made if (name := _changed_input(item, recipe)) is not None)
+    return [path for path, _ in made], next(changed, None)
+
+
+def _changed_input(item: Item, recipe: Mapping[str, Any]) -> str | None:
+    """An input whose hash in a recipe is not that of the file that the item names now."""
+    from sora_cli.media.recipe import parents_of
+    from sora_cli.runs.calls import fingerprint
+
+    arguments = recipe.get("arguments")
+    given = arguments.values() if isinstance(arguments, dict) else ()
+    known = {str(p.get("path")): p["sha256"] for p in parents_of(dict(recipe))}
+    inputs = _inputs_of(item)
+    # Of folders the two have different hashes; a call's own is `fingerprint`.
+    known = {name: sha for name, sha in known.items() if not _is_folder(inputs.get(name))}
+    known |= {
+        str(v.get("name")): v["sha256"] for v in given if isinstance(v, dict) and "sha256" in v
+    }
+    for name, sha256 in known.items():
+        path = inputs.get(name)
+        try:
+            if path is not None and fingerprint(path) != sha256:
+                return name
+        except OSError:
+            continue
+    return None
+
+
+def _is_folder(path: Path | None) -> bool:
+    return path is not None and path.is_dir()
+
+
+def _inputs_of(item: Item) -> dict[str, Path]:
+    """The files and folders that an item names, by their names without folders."""
+    from sora_cli.runs.calls import named_in
+
+    own = ("prompt", "negative-prompt", "output", "model")
+    texts = [v for name, v in item.options.items() if name not in own and isinstance(v, str)]
+    paths = [Path(os.path.expanduser(text)) for text in texts if text and "\0" not in text]
+    if item.verb == "storyboard":
+        paths += [path for board in [*paths] for path in named_in(board).values()]
+    found = {}
+    for path in paths:
+        with suppress(OSError):
+            if path.exists():
+                found[path.name] = path
+    return found
+
+
+def _outputs_of(item: Item, output: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each output that is there and has the item's id, with its recipe."""
     from sora_cli.media import recipe
 
     name = Path(output)
     paths = [name]
     if item.count > 1:
         paths = sorted(name.parent.glob(f"{_escaped(name.stem)}-*{_escaped(name.suffix)}"))
-    made = []
     for path in paths:
-        try:
-            if os.path.lexists(path) and recipe.read(path).get("item") == item.id:
-                made.append(str(path))
-        except UsageError:
-            continue
-    return made
+        with suppress(UsageError):
+            found = recipe.read(path) if os.path.lexists(path) else {}
+            if found.get("item") == item.id:
+                yield str(path), found
 
 
 def _escaped(text: str) -> str:

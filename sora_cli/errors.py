@@ -25,15 +25,16 @@ class SoraError(Exception):
     """A failure that the user can do something about.
 
     Args:
-        message: what went wrong, in one sentence without a full stop.
+        message: what went wrong, in one sentence without a full stop; a strange name in it may
+            have line ends, which become spaces.
         hint: the next command to try, or the value that would have been right.
     """
 
     exit_code: ExitCode = ExitCode.FAILURE
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = " ".join(message.splitlines())
+        super().__init__(self.message)
         self.hint = hint
 
 

@@ -13,6 +13,10 @@ from typing import Any
 
 from sora_cli.models.vision_language import CHATML
 
+KNOWN = frozenset(
+    {"a", "the", "on", "by", "day", "red", "ball", "bounces", "spins", "slides", "camera", "stays",
+     "still", "snow", "grass", "small", "house", "video", "of", "please"}
+)  # fmt: skip
 MARKS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
     "<|image_pad|>", "<|unknown|>",

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from sora_cli import batch
 from sora_cli.cli.main import main
@@ -30,14 +31,6 @@ from tests.tiny_runs import frames_of, names_in
 Capture = pytest.CaptureFixture[str]
 SORA = "from sora_cli.cli.main import run; run()"
 BALL = {"prompt": "a red ball", "size": "64x64", "num-frames": 5, "steps": 2, "expand": False}
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
 
 
 def write(items: list[Any], name: str = "items.jsonl") -> str:
@@ -192,6 +185,33 @@ def test_a_batch_goes_on_in_the_middle_of_an_item(here: Path, capsys: Capture) -
     assert (code, err[-1]) == (0, "note: 3 items: 2 made, 1 skipped")
     assert [recipes.read(here / f"{n}.mkv")["seed"] for n in range(2)] == seeds
     assert folders.stored() == []
+
+
+def test_an_input_that_has_changed_makes_its_item_anew(here: Path, capsys: Capture) -> None:
+    """The item says the same, but the picture that it names is another one."""
+    Image.new("RGB", (64, 64), (200, 30, 30)).save(here / "red.png")
+    (here / "board.toml").write_text(
+        'size = "64x64"\n[[shot]]\nimage = "red.png"\nprompt = "a"\nduration = "0.5s"\n'
+    )
+    small = {"steps": 1, "seed": 1, "expand": False}
+    animated = {"verb": "animate", "image": "red.png", "prompt": "it moves", **small}
+    animated |= {"num_frames": 5, "size": "64x64", "output": "a.mkv"}
+    board = {"verb": "storyboard", "file": "board.toml", "output": "b.mkv", **small}
+    name = write([animated, board])
+    assert run(capsys, name)[0] == 0
+    code, told, _ = run(capsys, name, "--resume")
+    assert (code, [item.get("skipped") for item in told]) == (0, [True, True])
+    before = [(here / path).read_bytes() for path in ("a.mkv", "b.mkv")]
+    Image.new("RGB", (64, 64), (30, 30, 200)).save(here / "red.png")
+    code, told, notes = run(capsys, name, "--resume")
+    assert (code, [item.get("skipped") for item in told]) == (0, [None, None])
+    assert sum("made again, because red.png has changed" in line for line in notes) == 2
+    after = [(here / path).read_bytes() for path in ("a.mkv", "b.mkv")]
+    assert before[0] != after[0] and before[1] != after[1]
+    # What is gone cannot be made from, and what was made of it stays.
+    (here / "red.png").unlink()
+    code, told, _ = run(capsys, name, "--resume")
+    assert (code, [item.get("skipped") for item in told]) == (0, [True, True])
 
 
 def test_another_output_of_that_name_is_not_taken_for_the_items(

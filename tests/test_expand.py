@@ -12,13 +12,12 @@ import pytest
 import torch
 
 from sora_cli.pipeline import expand as module
-from sora_cli.pipeline.expand import Expansion, expand, unknown_note, unknown_words
-from tests.language_folders import babbler, reciter
+from sora_cli.pipeline.ask import Question
+from sora_cli.pipeline.ask import ask as ask_model
+from sora_cli.pipeline.expand import Expansion, expand
+from sora_cli.train.language_model import write_words
+from tests.language_folders import KNOWN, babbler, reciter
 
-KNOWN = frozenset(
-    {"a", "the", "on", "by", "day", "red", "ball", "bounces", "spins", "slides", "camera", "stays",
-     "still", "snow", "grass", "small", "house", "video", "of", "please"}
-)  # fmt: skip
 CAPTION = "A small red ball bounces on the snow by day. The camera stays still."
 LONG = (
     "A small red ball of rubber bounces over fresh snow from left to right, lower each time, until "
@@ -298,44 +297,67 @@ def test_the_embedded_model_keeps_what_was_asked(
     assert (given.source, given.expanded_prompt) == ("remembered", made.expanded_prompt)
 
 
-# ---------------------------------------------------------------- words never learned
+# ---------------------------------------------------------------- a model of one world
 
 
-@pytest.mark.parametrize(
-    ("prompt", "words"),
-    [
-        ("a red ball", []),
-        ("A RED BALL, bouncing!", []),
-        ("two balls bounced; spinning houses slide", ["two"]),
-        ("a Corgi and a corgi play chess", ["Corgi", "and", "play", "chess"]),
-        ("the ball's shadow", ["shadow"]),
-        ("a red ball 4k 1080p x 3", []),
-        ("un ballon rouge", ["un", "ballon", "rouge"]),
-        ("красный ball", ["красный"]),
-        ("赤いボール", ["赤いボール"]),
-        ("犬 on the snow", ["犬"]),
-        ("एक लाल गेंद", ["एक", "लाल", "गेंद"]),
-        ("🐶 on the grass", ["🐶"]),
-        ("", []),
-        ("1234 !!! ...", []),
-    ],
-)
-def test_unknown_words(prompt: str, words: list[str]) -> None:
-    found = [word for word in unknown_words(prompt, KNOWN) if word != "k"]
-    assert found == words
+@pytest.fixture
+def world(folder: Path) -> Path:
+    """A model that always says CAPTION, with the words of the world and what they mean."""
+    write_words(folder)
+    return folder
 
 
-def test_nothing_is_unknown_without_a_list() -> None:
-    assert unknown_words("a corgi plays chess", frozenset()) == []
-    assert unknown_note("a corgi", frozenset()) is None
-
-
-def test_the_note_names_words_and_the_way_out() -> None:
-    note = unknown_note("a corgi on the snow", KNOWN)
-    assert note == (
-        "tiny never learned: corgi; get an open-domain model: sora weights list"
+def test_what_was_misspelt_is_no_unknown_word(ask: Callable[..., Expansion], world: Path) -> None:
+    made = ask("a smal rde blal")
+    assert (made.expanded_prompt, made.notes) == (
+        CAPTION, ("read smal as small, rde as red, blal as ball",)
     )  # fmt: skip
-    many = unknown_note(" ".join(f"word{chr(97 + i)}q" for i in range(20)), KNOWN, model="small")
-    assert many is not None and many.startswith("small never learned: ") and "and 12 more" in many
-    long = unknown_note("z" * 10_000, KNOWN)
-    assert long is not None and len(long) < 120
+    assert ask("a small red ball").source == "remembered"  # the same question
+
+
+def test_what_stands_for_what_is_told(ask: Callable[..., Expansion], world: Path) -> None:
+    note = ask("three pink corgis and a flurble").notes[0]
+    assert note == (
+        "tiny never learned: pink (here: red), corgis (here: snowman), flurble; "
+        "get an open-domain model: sora weights list"
+    )
+    assert "tiny shows 2 things at most" in ask("three pink corgis").notes
+
+
+def test_what_a_caption_does_not_keep_is_told(ask: Callable[..., Expansion], world: Path) -> None:
+    """It is asked again and again; this one has only one answer."""
+    made = ask("a blue cube at night, no snow")
+    assert made.expanded_prompt == CAPTION
+    assert made.notes == ("the caption may not keep: cube, at night, no snow",)
+    assert ask("a blue cube at night, no snow").notes == made.notes  # remembered
+
+
+def test_no_caption_of_the_world_does_not_stand(
+    ask: Callable[..., Expansion], tmp_path: Path
+) -> None:
+    folder = reciter(tmp_path / "other", "A red ball red red. ball")
+    write_words(folder)
+    made = ask("a red ball", folder=folder)
+    assert (made.source, made.expanded_prompt) == ("none", "a red ball")
+    assert "no caption came of it" in made.notes[0]
+
+
+def test_a_prompt_that_names_nothing_is_told_so(ask: Callable[..., Expansion], world: Path) -> None:
+    assert "knows nothing that this prompt names" in ask("the economy").notes[-1]
+    assert ask("", given_as=None).notes == ()
+
+
+def test_denials_are_never_passed_on(ask: Callable[..., Expansion], world: Path) -> None:
+    """The video model was trained on captions, which deny nothing."""
+    dense = "A small red ball bounces on the snow by day. The camera stays still, not at night."
+    assert ask(dense).expanded_prompt == CAPTION
+    assert ask(CAPTION.replace("small", "large")).source == "none"  # a caption already
+
+
+def test_a_faulty_answer_is_asked_for_again() -> None:
+    """First in the same words with other seeds, then in plainer ones; the best stands."""
+    question = Question(folder=TINY, prompt="a ball", seed=1, retold="a red ball")
+    first = ask_model(question)
+    assert first == ask_model(question, faults=lambda _: 0)
+    assert "red ball" in ask_model(question, faults=lambda answer: "red" not in answer)
+    assert ask_model(question, faults=lambda _: 3) == first  # none is better

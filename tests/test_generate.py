@@ -114,6 +114,21 @@ def test_every_format_carries_its_recipe(here: Path, capsys: Capture, name: str)
         assert len(frames_of(here / name)) == 5
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.gif", "a.webp", "frames/", "a.png", "a.jpg"])
+def test_no_metadata_leaves_the_recipe_out(here: Path, capsys: Capture, name: str) -> None:
+    """Neither the recipe nor a word of the prompt is in the file; --json still tells."""
+    command = "image" if name.endswith(("png", "jpg")) else "generate"
+    words = ["--size", "64x64", "--steps", "1", "--seed", "1", "--no-expand", "--no-metadata"]
+    words += ["--num-frames", "5"] if command == "generate" else []
+    assert main([command, PROMPT, *words, "-o", name, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["prompt"] == PROMPT
+    made = sorted((here / name).glob("*")) if name.endswith("/") else [here / name]
+    assert made and not any(path.suffix == ".json" for path in made)
+    assert not any(PROMPT.encode() in path.read_bytes() for path in made)
+    assert main(["info", name]) == 2
+    assert "carries no recipe" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("suffix", output.IMAGE_SUFFIXES)
 def test_images(here: Path, capsys: Capture, suffix: str) -> None:
     words = ["image", PROMPT, "--size", "64x96", "--steps", "2", "--seed", "1", "--no-expand"]
@@ -170,7 +185,7 @@ def test_animate_starts_with_the_picture(here: Path, capsys: Capture) -> None:
     given = np.stack([140 + x // 2, 90 + y, 200 - x], -1).clip(0, 255).astype(np.uint8)
     Image.fromarray(given).save("odd.png")
     words = ["animate", "odd.png", "the ball rolls", *SMALL, "--seed", "1", "-o", "a.mkv"]
-    assert main(words) == 0
+    assert main([*words, "--dtype", "float32"]) == 0
     assert capsys.readouterr().out == "a.mkv\n"
     frames = frames_of(here / "a.mkv")
     first = image.fit(given, 64, 64)
@@ -188,8 +203,9 @@ def test_animate_starts_with_the_picture(here: Path, capsys: Capture) -> None:
 def test_animate_needs_no_prompt(here: Path, capsys: Capture) -> None:
     Image.new("RGB", (64, 64), (200, 30, 30)).save("red.png")
     assert main(["animate", "red.png", *SMALL[:-1], "--seed", "1", "-o", "a.mp4"]) == 0
-    assert "note: no prompt" in capsys.readouterr().err
-    assert recipes.read(here / "a.mp4")["expanded_prompt"] is None
+    said = capsys.readouterr().err
+    assert "note: no prompt: what is seen in red.png: " in said and "one small world" in said
+    assert f"red.png: {recipes.read(here / 'a.mp4')['prompt']}\n" in said
 
 
 # ---------------------------------------------------------------- prompts of all kinds
@@ -325,9 +341,10 @@ def test_a_dry_run_counts_as_torch_does(capsys: Capture) -> None:
     latents = torch.zeros(1, 48, 7, 6, 10)
     with load.dit(store.locate("tiny").folder, device="cpu", dtype=torch.float32) as dit:
         context = torch.zeros(1, spec.text_len, dit.config.text_dim)
-        # Of attention the counter knows only the plain form.
+        # The counter knows only the plain form of attention, and no fused one of the feed-forward,
+        # which are for inference.
         plain = sdpa_kernel(SDPBackend.MATH)
-        with plain, FlopCounterMode(display=False) as counter, torch.no_grad():
+        with plain, FlopCounterMode(display=False) as counter, torch.enable_grad():
             dit(latents, torch.tensor([500.0]), context)
     assert plan["tokens"] == 7 * 6 * 10
     assert plan["denoising_flops"] == pytest.approx(20 * counter.get_total_flops(), rel=0.02)

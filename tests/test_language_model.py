@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from sora_cli.errors import WeightsError
@@ -24,7 +25,7 @@ from sora_cli.models.language_model import (
 )
 from sora_cli.train import language_model as recipe
 from sora_cli.train.captions import read, vocabulary
-from sora_cli.train.prompts import draw_pair, kept, known_words, misspell
+from sora_cli.train.prompts import FORMS, Pair, draw_pair, kept, known_words, misspell
 from sora_cli.train.tokenizer import text_encoder_tokenizer
 from tests.language_folders import MARKS, babbler, reciter
 
@@ -38,6 +39,25 @@ def test_captions_keep_what_prompts_name() -> None:
     for index in range(400):
         pair = draw_pair(3, index, "development")
         assert all(kept(pair, pair.caption).values()), pair
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_can_be_drawn_alone(form: str) -> None:
+    pairs = [draw_pair(3, index, "development", form) for index in range(150)]
+    assert all(all(kept(pair, pair.caption).values()) for pair in pairs)
+    assert len({pair.prompt for pair in pairs}) > 120
+    assert (form == "negation") == any(pair.excluded for pair in pairs)
+    assert form != "two things" or all(pair.named["count"] == "2" for pair in pairs)
+
+
+def test_what_is_ruled_out_is_not_kept_where_it_is_shown() -> None:
+    pair = Pair(prompt="a ball, no clouds, not red", caption="", named={"kind0": "ball"},
+                excluded=(("sky", "overcast"), ("color", "red")))  # fmt: skip
+    caption = "A small {} ball bounces on the snow {}. The camera stays still."
+    assert all(kept(pair, caption.format("blue", "by day")).values())
+    assert kept(pair, caption.format("red", "on a cloudy day")) == {
+        "kind0": True, "not sky": False, "not color": False,
+    }  # fmt: skip
 
 
 def test_captions_name_every_attribute() -> None:
@@ -115,8 +135,11 @@ def test_other_scripts_survive(tokenizer: Tokenizer, text: str) -> None:
 # ---------------------------------------------------------------- the recipe and its model
 
 
-def _arguments(out: Path, steps: int) -> Namespace:
-    return Namespace(out=out, minutes=10.0, steps=steps, check=0, device="cpu", seed=0)
+def _arguments(out: Path, steps: int, start: Path | None = None) -> Namespace:
+    return Namespace(
+        out=out, minutes=10.0, steps=steps, check=0, device="cpu", seed=0, start=start, batch=None,
+        peak_rate=recipe.PEAK_RATE,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +157,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_recipe_writes_the_layout_of_transformers(trained: Path) -> None:
     names = {path.name for path in trained.iterdir()}
     wanted = ["config.json", "model.safetensors", "generation_config.json", "tokenizer.json"]
-    assert {*wanted, "tokenizer_config.json", "known_words.txt"} <= names
+    assert {*wanted, "tokenizer_config.json", "known_words.txt", "lexicon.json"} <= names
     assert json.loads((trained / "config.json").read_text())["model_type"] == "llama"
     assert (trained / "model.safetensors").stat().st_size < 4e6
 
@@ -143,6 +166,18 @@ def test_recipe_resumes(trained: Path) -> None:
     state = torch.load(trained.parent / "language_model-run" / "checkpoint.pt", weights_only=True)
     assert state["run"]["steps"] == 3
     assert state["run"]["samples"] == 12
+
+
+def test_a_run_may_begin_with_a_models_weights(trained: Path, tmp_path: Path) -> None:
+    """Its tokenizer comes along: an embedding means nothing without it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "BATCH", 4)
+        recipe.train(_arguments(tmp_path, 1, start=trained))
+    made = tmp_path / "language_model"
+    assert (made / "tokenizer.json").read_bytes() == (trained / "tokenizer.json").read_bytes()
+    before, after = (load_file(path / "model.safetensors") for path in (trained, made))
+    for name, weights in before.items():  # after the first step of a warm-up
+        torch.testing.assert_close(after[name].float(), weights.float(), atol=0.01, rtol=0)
 
 
 def test_answers_repeat_for_a_seed_and_leave_the_callers_randomness_alone(trained: Path) -> None:

@@ -40,6 +40,7 @@ def build(config: DiTConfig) -> DiT:
     return dit
 
 
+@torch.no_grad()
 def run(dit: DiT, seed: int = 0) -> Tensor:
     """One call as the pipeline makes it: the context's keys and values first, then a step."""
     config = dit.config

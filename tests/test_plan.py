@@ -191,7 +191,7 @@ CASES = {
             out_channels=16, text_dim=64, text_len=64,
         ),
         job=JobShape(
-            width=640, height=384, num_frames=13, steps=1, contexts=1, dtype="float32",
+            width=640, height=384, num_frames=21, steps=1, contexts=1, dtype="float32",
             device_kind="cpu",
         ),
     ),

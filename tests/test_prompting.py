@@ -90,7 +90,7 @@ def test_a_clip_without_a_prompt_is_described(
     here: Path, models: dict[str, Path], capsys: Capture
 ) -> None:
     made(here / "a.mkv", moving(8, 64, 64), "-c:v", "ffv1", "-pix_fmt", "bgr0", fps="24")
-    assert main(["caption", "a.mkv"]) == 3
+    assert main(["caption", "a.mkv", "-m", str(models["wan"])]) == 3
     assert f"hint: sora weights pull {VISION_MODEL}" in capsys.readouterr().err
     pulled(models, VISION_MODEL)
     assert main(["caption", "a.mkv", "--json"]) == 0

@@ -19,20 +19,9 @@ from sora_cli.models.dit import DiT
 from sora_cli.pipeline.events import Event
 from sora_cli.runs import folders
 from sora_cli.runtime import plan
-from tests.tiny_runs import PROMPT, SMALL, frames_of, generate, names_in
+from tests.tiny_runs import EAGER, PROMPT, SMALL, SORA, frames_of, generate, names_in
 
 Capture = pytest.CaptureFixture[str]
-# A process that keeps every state, as a slow model's does.
-EAGER = "from sora_cli.runs import run; run.KEEP_SECONDS = 0; run.KEEP_SHARE = 1e9; "
-SORA = "from sora_cli.cli.main import run; run()"
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
 
 
 # ---------------------------------------------------------------- disks

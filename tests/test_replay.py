@@ -22,14 +22,6 @@ Capture = pytest.CaptureFixture[str]
 QUIET = ("--progress", "none")
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
 def replayed(capsys: Capture, *words: str | Path) -> dict[str, Any]:
     """What `sora replay --json` says."""
     capsys.readouterr()

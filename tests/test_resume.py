@@ -24,7 +24,7 @@ from sora_cli.media import recipe as recipes
 from sora_cli.pipeline.events import Event
 from sora_cli.runs import folders
 from sora_cli.runs.run import take_up
-from tests.tiny_runs import PROMPT, SMALL, frames_of, generate, names_in
+from tests.tiny_runs import EAGER, PROMPT, SMALL, SORA, frames_of, generate, moving_folder, names_in
 
 Capture = pytest.CaptureFixture[str]
 PHASES = ("load", "encode", "denoise", "decode", "write")
@@ -32,17 +32,6 @@ SIGNALS = ("SIGKILL", "SIGINT", "SIGTERM")
 # Long enough for two canvases, and for UniPC's history to matter.
 LONG = ("--size", "64x64", "--num-frames", "41", "--no-expand", "--seed", "1")
 WATCHED = ("--size", "64x64", "--num-frames", "17", "--steps", "6", "--no-expand", "--seed", "1")
-# A process that keeps every state, as a slow model's does.
-EAGER = "from sora_cli.runs import run; run.KEEP_SECONDS = 0; run.KEEP_SHARE = 1e9; "
-SORA = "from sora_cli.cli.main import run; run()"
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
 
 
 @pytest.fixture
@@ -134,10 +123,7 @@ def test_a_power_cut_at_any_moment(
     ["edit", *(pytest.param(v, marks=pytest.mark.slow) for v in ("extend", "loop", "connect"))],
 )
 def test_verbs_that_work_on_clips_are_resumed(here: Path, verb: str) -> None:
-    clip = (np.arange(9 * 64 * 64 * 3) % 251).astype(np.uint8).reshape(9, 64, 64, 3)
-    (here / "clip").mkdir()
-    for number, frame in enumerate(clip, 1):
-        Image.fromarray(frame).save(here / "clip" / f"{number:06d}.png")
+    moving_folder(here / "clip")
     clips = ["clip", "clip"] if verb == "connect" else ["clip"]
     words = [verb, *clips, "a ball", "--steps", "4", "--no-expand", "--seed", "5"]
     words += {"edit": ["--strength", "0.95"], "extend": ["--by", "1s"]}.get(verb, ["--over", "1s"])
@@ -287,6 +273,44 @@ def test_a_changed_input_is_one_clear_error(here: Path, capsys: Capture) -> None
     assert "No such file" in capsys.readouterr().err
     (here / "red.png").write_bytes(kept)
     assert main(["resume"]) == 0
+
+
+@pytest.mark.parametrize("named", ["a.png", "clip"])
+def test_what_a_storyboard_names_must_be_the_same(here: Path, capsys: Capture, named: str) -> None:
+    """Its own text is the same, but not the picture or the clip in it."""
+    moving_folder(here / "clip")
+    Image.new("RGB", (64, 64), (200, 30, 30)).save(here / "a.png")
+    picture = '[[shot]]\nimage = "a.png"\nprompt = "it moves"\nduration = "0.5s"\n'
+    (here / "board.toml").write_text(f'size = "64x64"\n{picture}\n[[shot]]\nclip = "clip"\n')
+    words = ["storyboard", "board.toml", "--steps", "1", "--no-expand", "--seed", "1"]
+    words += ["-o", "a.mkv", "--progress", "none"]
+    assert main(words, output=Stopping("denoise")) == 130
+    path = here / (named if named == "a.png" else "clip/000002.png")
+    kept = path.read_bytes()
+    Image.new("RGB", (64, 64), (30, 30, 200)).save(path)
+    capsys.readouterr()
+    assert main(["resume"]) == 2
+    shot = "shot 1 (line 2)" if named == "a.png" else "shot 2 (line 7)"
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {here / named} ({shot}: {named}) has changed since the run ")
+    path.write_bytes(kept)
+    assert main(["resume"]) == 0
+
+
+def test_a_dtype_that_was_chosen_stays(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a machine chooses by itself may be another one after an update."""
+    words = ["generate", PROMPT, *SMALL, "--seed", "1", "--progress", "none"]
+    assert main([*words, "--dtype", "bfloat16", "-o", "whole.mkv"]) == 0
+    assert main([*words, "-o", "a.mkv"], output=Stopping("denoise")) == 130
+    folder = folders.find(None).folder
+    recipe = json.loads((folder / "recipe.json").read_text())
+    recipe["facts"]["dtype"] = "bfloat16"
+    (folder / "recipe.json").write_text(json.dumps(recipe))
+    for state in folder.glob("latents-*"):
+        state.unlink()
+    assert main(["resume", "--progress", "none"]) == 0
+    assert recipes.read(here / "a.mkv")["dtype"] == "bfloat16"
+    assert np.array_equal(frames_of(here / "a.mkv"), frames_of(here / "whole.mkv"))
 
 
 def test_another_version_is_refused_unless_forced(here: Path, capsys: Capture) -> None:

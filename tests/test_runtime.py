@@ -18,12 +18,37 @@ def without_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
 
 
-def test_cpu_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("amx", "avx512", "dtype"),
+    [(True, True, "bfloat16"), (False, True, "bfloat16"), (False, False, "float32")],
+)
+def test_a_cpu_takes_bfloat16_where_it_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, amx: bool, avx512: bool, dtype: str
+) -> None:
+    """Elsewhere half precision is emulated, and slower; `--dtype` has the last word."""
     without_devices(monkeypatch)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     plan = choose_device()
-    assert (plan.device_name, plan.dtype_name) == ("cpu", "float32")
-    assert "no CUDA or Metal device" in plan.reason
+    assert (plan.device_name, plan.dtype_name) == ("cpu", dtype)
+    assert "no CUDA or Metal device" in plan.reason and f"; {dtype}, " in plan.reason
     assert device_memory(plan.device) is None
+    for asked in ("float32", "bfloat16"):
+        assert choose_device("cpu", asked).dtype_name == asked
+
+
+def test_a_torch_that_cannot_say_what_the_cpu_has_computes_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both names are private to torch: without them, or without oneDNN, nothing breaks."""
+    without_devices(monkeypatch)
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported", raising=False)
+    assert choose_device().dtype_name == "float32"
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert choose_device("cpu").dtype_name == "float32"
 
 
 def test_cuda_is_bfloat16_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from sora_cli.cli.main import main
 from sora_cli.media import ffmpeg
@@ -17,6 +18,9 @@ from sora_cli.weights import store
 
 SCRIPT = Path(sys.executable).with_name("sora.exe" if os.name == "nt" else "sora")
 PROMPT = "a red ball bounces on the snow at sunset"
+# For `python -c`: a process that keeps every state, as a slow model's does.
+EAGER = "from sora_cli.runs import run; run.KEEP_SECONDS = 0; run.KEEP_SHARE = 1e9; "
+SORA = "from sora_cli.cli.main import run; run()"
 SMALL = ("--size", "64x64", "--num-frames", "5", "--steps", "2", "--no-expand")
 
 
@@ -46,6 +50,15 @@ def frames_of(video: Path | bytes, width: int = 64, height: int = 64) -> np.ndar
 def names_in(folder: Path) -> list[str]:
     """What lies in a folder, hidden files too."""
     return sorted(path.name for path in folder.iterdir())
+
+
+def moving_folder(folder: Path, count: int = 9) -> np.ndarray:
+    """A folder of PNGs that `sora` reads as a clip; returns its frames [T, 64, 64, 3]."""
+    frames = (np.arange(count * 64 * 64 * 3) % 251).astype(np.uint8).reshape(count, 64, 64, 3)
+    folder.mkdir()
+    for number, frame in enumerate(frames, 1):
+        Image.fromarray(frame).save(folder / f"{number:06d}.png")
+    return frames
 
 
 def copy_of_tiny(target: Path) -> Path:

@@ -42,6 +42,8 @@ def batch(
     ] = None,
     model: options.Model = None,
     force: options.Force = False,
+    sign: options.Sign = None,
+    label: options.Label = None,
     running: Running,
 ) -> None:
     """Make many: each line has a prompt and options by their names here, "verb" is generate.
@@ -54,8 +56,9 @@ def batch(
     out = options.output_of(context, running)
     counts = dict.fromkeys(("made", "skipped", "failed"), 0)
     with _opened(file) as stream, Shared() as shared:
-        common = {"model": model, "force": force or None}
-        work = _Work(out, shared, output, {k: v for k, v in common.items() if v}, resume, force)
+        asked = {"model": model, "force": force or None, "sign": sign, "label": label}
+        common = {name: value for name, value in asked.items() if value is not None}
+        work = _Work(out, shared, output, common, resume, force)
         for item in read_items(stream):
             kind, told = work.make(item)
             counts[kind] += 1
@@ -155,12 +158,20 @@ class _Work:
         command, words = self._words(item, output)
         run = find_run(item) if self.resume else None
         if self.resume:
-            made = find_made(item, output)
-            if len(made) >= item.count:
+            made, changed = find_made(item, output)
+            if changed is not None:
+                out.note(f"made again, because {changed} has changed")
+                command, words = self._words(item, output, force=True)
+            elif len(made) >= item.count:
                 out.results += [{"path": path} for path in made]
                 clean([run] if run else [])
                 return True
-            if run is not None and run.unfinished and self._gone_on(run.id, out):
+            if (
+                run is not None
+                and run.unfinished
+                and changed is None
+                and self._gone_on(run.id, out)
+            ):
                 return False
             clean([run] if run else [])
         with self.root.make_context("sora", [], obj=out, resilient_parsing=True) as parent:
@@ -183,7 +194,7 @@ class _Work:
         out.results += results
         return True
 
-    def _words(self, item: Item, output: str) -> tuple[Any, list[str]]:
+    def _words(self, item: Item, output: str, *, force: bool = False) -> tuple[Any, list[str]]:
         """The command of an item, and the words that it would have on the command line.
 
         Raises:
@@ -194,6 +205,7 @@ class _Work:
             known = ", ".join(sorted(self.commands))
             raise UsageError(f"{item.verb!r} is no verb", hint=f"one of {known}")
         rest = {**self.common, **item.options, "output": output}
+        rest |= {"force": True} if force else {}
         rest = {name: value for name, value in rest.items() if value is not None}
         words: list[str] = []
         arguments: list[str] = []

@@ -67,12 +67,13 @@ def _invoke(argv: Sequence[str], output: Output) -> int:
     import typer.main
 
     from sora_cli.cli.commands import app
+    from sora_cli.cli.options import fold_profile_arguments
     from sora_cli.weights.lora_arguments import fold_lora_arguments
 
     command = typer.main.get_command(app)
     # Without standalone mode typer raises its errors instead of printing them; it still turns
     # KeyboardInterrupt into a returned 130 and EPIPE into SystemExit.
-    words = fold_lora_arguments(argv) or ["--help"]
+    words = fold_profile_arguments(fold_lora_arguments(argv)) or ["--help"]
     code = command.main(args=words, prog_name="sora", standalone_mode=False, obj=output)
     if code == ExitCode.SIGINT:
         raise KeyboardInterrupt
@@ -113,6 +114,12 @@ def describe(error: BaseException) -> tuple[int, str, str | None]:
         return ExitCode.FAILURE, "no space left to write to", "free some, or choose another -o"
     if isinstance(error, OSError) and error.filename is not None:
         return ExitCode.FAILURE, f"{error.filename}: {error.strerror}", None
+    if isinstance(error, RuntimeError) and "home directory" in str(error):  # Path.expanduser
+        return (
+            ExitCode.USAGE,
+            "a path begins with ~ and a name that no user has",
+            "write it in full",
+        )
     lines = str(error).strip().splitlines()
     message = f"unexpected {type(error).__name__}: {lines[0] if lines else 'no message'}"
     return ExitCode.FAILURE, message, "set SORA_DEBUG=1 to see where, and report it"

@@ -7,6 +7,7 @@ is rich's to respect: only the bar has colours.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TextIO
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from sora_cli.pipeline.events import Event
 
 ProgressMode = Literal["auto", "plain", "json", "none"]
+
+# Control characters but tab and line end, and those that turn the direction of writing.
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class Output:
@@ -82,7 +86,7 @@ class Output:
             readable: the same as people want them, where that differs.
         """
         shown = content if readable is None else readable
-        self.result("\n".join(_fact_lines(shown, "")), content)
+        self.result(_shown("\n".join(_fact_lines(shown, ""))), content)
 
     def table(self, rows: list[list[str]], content: Mapping[str, Any]) -> None:
         """Write rows in aligned columns; the first row is the heading."""
@@ -91,7 +95,7 @@ class Output:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
         )
-        self.result("\n".join(lines), content)
+        self.result(_shown("\n".join(lines)), content)
 
     def note(self, message: str) -> None:
         """Say something worth knowing on stderr."""
@@ -133,7 +137,7 @@ class Output:
         if self._progress is None:
             self._write_error(text)
         else:
-            self._progress.line(text)
+            self._progress.line(_shown(text))
 
     def _choose_progress(self) -> Progress:
         from sora_cli.cli.progress import Bar, JsonLines, Lines, Silent
@@ -167,7 +171,7 @@ class Output:
         if self._stderr is None:
             return
         try:
-            self._stderr.write(text + "\n")
+            self._stderr.write(_shown(text) + "\n")
             self._stderr.flush()
         except (OSError, ValueError):
             # Nobody listens. The work is worth more than the news of it.
@@ -178,6 +182,13 @@ def _json(content: Mapping[str, Any]) -> str:
     import json
 
     return json.dumps(content, ensure_ascii=False)
+
+
+def _shown(text: str) -> str:
+    """A text as a terminal may have it: a stranger's file may be quoted in it, or a token."""
+    from sora_cli.runs.folders import without_secrets
+
+    return _STEERING.sub("\N{REPLACEMENT CHARACTER}", without_secrets(text))
 
 
 def _fact_lines(content: Mapping[str, Any], indent: str) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sora_cli.cli import options
-from sora_cli.cli.groups import Running, with_groups
+from sora_cli.cli.groups import Marks, Running, Weights, kept_marks, with_groups
 
 
 @with_groups
@@ -33,12 +33,9 @@ def replay(
     guidance_scale: options.GuidanceScale = None,
     sampler: options.Sampler = None,
     shift: options.Shift = None,
-    model: options.Model = None,
-    lora: options.Loras = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    memory: options.Memory = None,
+    weights: Weights,
     force: options.Force = False,
+    marks: Marks,
     running: Running,
 ) -> None:
     """Make a file again as its recipe says, and say what differs.
@@ -54,17 +51,21 @@ def replay(
         output=options.target_of(output, out, count=1),
         force=force,
         given=[path.expanduser() for path in inputs or ()],
+        marks=kept_marks(marks),
         observer=out.observe,
         seed=seed,
         num_inference_steps=steps,
         guidance_scale=guidance_scale,
         sampler=sampler,
         shift=shift,
-        model=model,
-        loras=tuple(lora) if lora else None,
-        device=device,
-        dtype=dtype,
-        memory=memory,
+        model=weights.model,
+        loras=tuple(weights.lora) if weights.lora else None,
+        vae=weights.vae,
+        text_encoder=weights.text_encoder,
+        quantization=weights.quantization,
+        device=weights.device,
+        dtype=weights.dtype,
+        memory=weights.memory,
     )
     for result, comparison in results:
         for line in comparison.say():

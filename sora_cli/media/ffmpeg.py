@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from queue import Queue
 from typing import IO, TYPE_CHECKING, BinaryIO
 
 from sora_cli.errors import OutputError, UsageError
@@ -55,6 +56,9 @@ def _check_encoder(program: str, encoder: str) -> None:
 class Encoder:
     """Raw frames into ffmpeg's stdin; the last lines of its stderr kept for the error message.
 
+    A thread writes them, a chunk while the next is being made: a pipe holds but a part of a frame,
+    so whoever makes the frames would otherwise stand still while they are encoded.
+
     With `sink`, what ffmpeg writes to stdout goes there; a sink closed early raises
     BrokenPipeError, for the caller to end quietly.
     """
@@ -80,16 +84,26 @@ class Encoder:
         self.pump = threading.Thread(target=self._pump, args=(sink,), daemon=True) if sink else None
         if self.pump:
             self.pump.start()
+        self.refused = False  # ffmpeg takes no more: it has ended
+        self.waiting: Queue[np.ndarray | None] = Queue()  # None: there are no more
+        self.writer = threading.Thread(target=self._write, daemon=True)
+        self.writer.start()
 
     def send(self, frames: np.ndarray) -> None:
-        """Frames [t, H, W, 3] uint8; raises OutputError when ffmpeg has ended."""
-        try:
-            _pipe(self.process.stdin).write(frames.data)
-        except OSError:
+        """Frames [t, H, W, 3] uint8, not to be changed afterwards: they are written meanwhile.
+
+        Raises OutputError when ffmpeg has ended, if not here then at the next call.
+        """
+        self.waiting.join()  # one chunk is held here, not more
+        if self.refused:
             self._ended()
+        self.waiting.put(frames)
 
     def finish(self) -> None:
         """Let ffmpeg write what is left; raises OutputError when it fails."""
+        self._written()
+        if self.refused:
+            self._ended()
         try:
             _pipe(self.process.stdin).close()
         except OSError:
@@ -106,8 +120,29 @@ class Encoder:
         self.process.kill()
         self.process.wait()
         self.listener.join()
+        self.refused = True
+        self._written()
         with suppress(OSError):  # frames that a dead process will not take
             _pipe(self.process.stdin).close()
+
+    def _written(self) -> None:
+        """Wait until every frame is with ffmpeg, or refused by it."""
+        if self.writer.is_alive():
+            self.waiting.put(None)
+            self.writer.join()
+
+    def _write(self) -> None:
+        more = True
+        while more:
+            frames = self.waiting.get()
+            more = frames is not None
+            try:
+                if frames is not None and not self.refused:
+                    _pipe(self.process.stdin).write(frames.data)
+            except OSError:
+                self.refused = True
+            del frames  # before the next is waited for: it may be all the memory there is
+            self.waiting.task_done()
 
     def _join(self) -> None:
         self.process.wait()

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+    from sora_cli.media.output import Seal
+
 MAX_PIXELS = 120_000_000  # above the largest phone pictures; below what a bomb would unpack to
 MIN_SIDE = 4  # pixels; of less no picture and no clip can be made
 # No EPS (it runs Ghostscript) and nothing rare: fewer decoders that a stranger's file can reach.
@@ -25,7 +27,10 @@ READABLE = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 QUALITY = 95  # JPEG and WebP
 Fit = Literal["crop", "pad", "stretch"]
 # Pillow's decoders raise all of these on damaged files.
-_DAMAGE = (ValueError, SyntaxError, TypeError, KeyError, IndexError, EOFError, struct.error)
+_DAMAGE = (
+    ValueError, SyntaxError, TypeError, KeyError, IndexError, EOFError, struct.error,
+    RuntimeError,  # of the AVIF reader
+)  # fmt: skip
 
 
 def check_output(path: str | Path, *, force: bool = False) -> str:
@@ -40,21 +45,39 @@ def write(
     recipe: dict[str, Any] | None = None,
     force: bool = False,
     format: str = ".png",
+    seal: Seal | None = None,
 ) -> None:
     """Write one picture [H, W, 3] uint8; the suffix (or `format`, for a stream) chooses the kind.
+
+    `seal` gets the finished file, the file that it is to write, and the suffix.
 
     Raises UsageError (unknown suffix, existing output without `force`), OutputError (disk full,
     folder not writable), BrokenPipeError (the stream's reader went away).
     """
     if isinstance(path, (str, Path)):
         suffix = check_output(path, force=force)
-        output.write_bytes(path, encode(image, suffix, recipe), force=force)
+        data = encode(image, suffix, recipe)
+        if seal is not None:
+            data = _sealed(path, data, suffix, seal)
+        output.write_bytes(path, data, force=force)
         return
     suffix = output.suffix_of(f"picture.{format.lower().lstrip('.')}", output.IMAGE_SUFFIXES)
     data = encode(image, suffix, recipe)
+    if seal is not None:
+        data = _sealed("the stream", data, suffix, seal)
     with output.writing("the stream"):
         path.write(data)
         path.flush()
+
+
+def _sealed(path: object, data: bytes, suffix: str, seal: Seal) -> bytes:
+    with output.scratch(path) as folder:
+        plain, sealed = folder / "plain", folder / "sealed"
+        with output.writing(path):
+            plain.write_bytes(data)
+            sealed.touch()
+        seal(plain, sealed, suffix)
+        return sealed.read_bytes()
 
 
 def encode(image: np.ndarray, suffix: str, recipe: dict[str, Any] | None = None) -> bytes:

@@ -14,7 +14,7 @@ import shutil
 import stat
 import tempfile
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -28,6 +28,9 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_NAME_BYTES = 96  # of a name made from a prompt; file systems allow 255
 UNFINISHED = re.compile(r"\.sora-\w{8,12}\.part")  # what is not whole yet, beside its place
 OURS = re.compile(r"\d+\.png|recipe\.json")  # what a folder of frames holds
+
+# The last thing done to a file: it gets the finished one, an empty one to write, and the suffix.
+Seal = Callable[[Path, Path, str], None]
 
 
 def suffix_of(path: str | Path, suffixes: tuple[str, ...]) -> str:

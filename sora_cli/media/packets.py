@@ -10,6 +10,7 @@ import os
 import re
 import stat
 from array import array
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -136,6 +137,18 @@ class Packets:
     audio_tick: Fraction = Fraction(1)
     audio_span: tuple[int, int] | None = None
 
+    def take(self, line: str) -> tuple[int, int] | None:
+        """Take any line; returns the frame size when it is that.
+
+        One that an ffmpeg that crashed left half-written counts as none.
+        """
+        with suppress(ValueError, IndexError, ArithmeticError):
+            if line.startswith("#"):
+                return self.header(line)
+            if line[:1].isdecimal():
+                self.packet(line)
+        return None
+
     def header(self, line: str) -> tuple[int, int] | None:
         """Take a `#name stream: value` line; returns the frame size when it is that."""
         match = re.fullmatch(r"#(\w+) ([01]): (\S+)", line)
@@ -143,10 +156,13 @@ class Packets:
             return None
         name, stream, value = match.groups()
         if name == "tb":
+            tick = Fraction(value)
+            if tick <= 0:
+                raise ValueError("a time base is above 0")
             if stream == "0":
-                self.tick = Fraction(value)
+                self.tick = tick
             else:
-                self.audio_tick = Fraction(value)
+                self.audio_tick = tick
         elif name == "codec_id" and stream == "0":
             self.codec = value
         elif name == "codec_id":
@@ -206,13 +222,10 @@ def scan(path: Path) -> Packets:
     arguments = ["-v", "warning", *reading(path), *streams, "-f", "framecrc"]
     with ffmpeg.source([*arguments, "-flush_packets", "1", "pipe:1"]) as process:
         for line in process.text():
-            if line.startswith("#"):
-                if size := packets.header(line):
-                    check_size(path, *size)
-            elif line[:1].isdigit():
-                packets.packet(line)
-                if len(packets.pts) > MAX_FRAMES:
-                    raise unreadable(path, f"it has more than {MAX_FRAMES:,} frames")
+            if size := packets.take(line):
+                check_size(path, *size)
+            if len(packets.pts) > MAX_FRAMES:
+                raise unreadable(path, f"it has more than {MAX_FRAMES:,} frames")
         code = process.finish()
         if process.silent:
             raise too_slow(path)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from array import array
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -108,6 +109,11 @@ class Look:
     lines: list[str] = field(default_factory=list)
 
     def __call__(self, line: str) -> None:
+        # A stranger's tags are in this log too, and an ffmpeg that crashes ends within a line.
+        with suppress(ValueError, KeyError, ArithmeticError):
+            self._take(line)
+
+    def _take(self, line: str) -> None:
         match = _LOG.match(line)
         if match is None:
             self._other(line)

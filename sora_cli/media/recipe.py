@@ -14,7 +14,7 @@ import json
 import os
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -51,7 +51,7 @@ def parse(text: str | bytes) -> Recipe | None:
     if len(text) > MAX_BYTES:
         return None
     try:
-        value = json.loads(text, parse_constant=_refuse)
+        value = json.loads(text, parse_constant=refuse, parse_int=whole)
     except (ValueError, RecursionError):
         return None
     if isinstance(value, dict) and isinstance(value.get(KEY), dict):
@@ -60,8 +60,17 @@ def parse(text: str | bytes) -> Recipe | None:
     return value if known else None
 
 
-def _refuse(constant: str) -> None:
+def refuse(constant: str) -> None:
+    """NaN and Infinity, which Python's reader would take, are not JSON. For `parse_constant`."""
     raise ValueError(f"{constant} is not JSON")
+
+
+def whole(digits: str) -> int | float:
+    """A whole number; of more than 19 digits, as which nothing is meant, a float. For `parse_int`.
+
+    Python's own are without end, and no arithmetic with floats is ready for them.
+    """
+    return int(digits) if len(digits) < 21 else float(digits)
 
 
 # ---------------------------------------------------------------- writing
@@ -168,7 +177,8 @@ def _parent(path: Path) -> Recipe:
     try:
         recipe = read(path)
         to_text(recipe)
-    except (UsageError, RecursionError):  # none, or nested deeper than can be written again
+    # None, or what cannot be written again: nested too deep, a number beyond JSON's.
+    except (UsageError, RecursionError, ValueError):
         return {"path": path.name, "sha256": _hash(path), "recipe": None}
     return {"path": path.name, "sha256": _hash(path), "recipe": recipe}
 
@@ -295,6 +305,20 @@ def _from_video(path: Path, demuxer: str) -> str | None:
     return tags.get(KEY)
 
 
+def _ffmetadata_lines(text: str) -> Iterator[str]:
+    """The lines of an ffmetadata text, each with its escaped line ends in it.
+
+    Possessive, so that a text that is cut off after a backslash takes no longer than another.
+    """
+    line = re.compile(r"(?:\\.|[^\\\n])*+", re.DOTALL)
+    at = 0
+    while at < len(text):
+        found = line.match(text, at)
+        assert found is not None, "it matches nothing at least"
+        yield found[0]
+        at = found.end() + 1  # a line's end, or the backslash at which the text is cut off
+
+
 def parse_ffmetadata(text: str) -> dict[str, str]:
     """The global tags of an ffmetadata text, keys in lower case (Matroska stores them in upper).
 
@@ -302,11 +326,10 @@ def parse_ffmetadata(text: str) -> dict[str, str]:
     the global part; lines that start with ; or # are comments.
     """
     tags = {}
-    for match in re.finditer(r"((?:\\.|[^\\\n])*)(?:\n|$)", text, re.DOTALL):
-        line = match.group(1)
+    for line in _ffmetadata_lines(text):
         if line.startswith("["):
             break
-        pair = re.fullmatch(r"((?:\\.|[^\\=])*)=(.*)", line, re.DOTALL)
+        pair = re.fullmatch(r"((?:\\.|[^\\=])*+)=(.*)", line, re.DOTALL)
         if pair and not line.startswith((";", "#")):
             key, value = (re.sub(r"\\(.)", r"\1", part, flags=re.DOTALL) for part in pair.groups())
             tags[key.lower()] = value

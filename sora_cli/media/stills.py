@@ -27,7 +27,8 @@ def kind(head: bytes) -> Kind:
     Not every ffmpeg reads animated WebP, and its still pictures know nothing of colour profiles.
     """
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "webp" if head[12:16] == b"VP8X" and head[20] & 2 else "still"
+        moves = head[12:16] == b"VP8X" and len(head) > 20 and head[20] & 2
+        return "webp" if moves else "still"
     if head.startswith(b"\x89PNG"):
         return "video" if b"acTL" in head.partition(b"IDAT")[0] else "still"
     if head[4:12] in (b"ftypavif", b"ftypmif1", b"ftypheic"):
@@ -97,7 +98,7 @@ def folder_rate(folder: Path) -> tuple[Fraction, tuple[str, ...]]:
     if fps is None:
         return SINGLE, (f"the folder does not say its rate: read as {SINGLE} fps",)
     number = isinstance(fps, int | float) and not isinstance(fps, bool)
-    if not number or not (rate := exact(min(fps, 1000))) or rate < 0:
+    if not number or not fps > 0 or not (rate := exact(min(fps, 1000))):
         raise packets.no_rate(folder)
     return rate, ()
 

@@ -293,8 +293,10 @@ def _number(
         return float(value)
     bounds = [f"above {above:g}"] if above > -math.inf else [f"of at least {least:g}"]
     bounds += [f"at most {most:g}"] if most < sys.float_info.max else []
+    # A recipe's JSON may hold whole numbers that no float is as large as.
+    said = f"{value:g}" if isinstance(value, float) or abs(value) <= most else "that"
     raise UsageError(
-        f"{flag} must be a number {' and '.join(bounds)}, not {value:g}",
+        f"{flag} must be a number {' and '.join(bounds)}, not {said}",
         hint=f"leave it out, or use the model's default: {flag} {default:g}",
     )
 

@@ -43,7 +43,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from sora_cli.errors import UsageError
 from sora_cli.pipeline.prompt import clean_text
 from sora_cli.pipeline.shots import JOINS, OVER, Shot, Storyboard
-from sora_cli.pipeline.toml_table import Table
+from sora_cli.pipeline.toml_table import Table, first_line
 from sora_cli.pipeline.units import parse_size
 
 if TYPE_CHECKING:
@@ -107,8 +107,9 @@ def parse(text: str, folder: Path, name: str = "the storyboard") -> Storyboard:
     """The storyboard in a text; errors as `read`."""
     try:
         content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{name} is not TOML: {error}", hint=_EXAMPLE) from error
+    # Besides its own errors: numbers of too many digits, arrays within arrays without end.
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{name} is not TOML: {first_line(error)}", hint=_EXAMPLE) from error
     table = Table(content=content, file=name, text=text, array="shot")
     table.only(HEAD_KEYS)
     tables = table.entries()

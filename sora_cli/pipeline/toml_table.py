@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -67,7 +69,8 @@ class Table:
         value = self.string(key)
         if value is not None and (not value or "\0" in value):
             self.refuse(key, "it names no file", f'{key} = "file"')
-        return None if value is None else folder / Path(value).expanduser()
+        # os.path's leaves the home of a user who is not there as it is written.
+        return None if value is None else folder / os.path.expanduser(value)
 
     def number_of(self, key: str) -> float | None:
         """A finite number."""
@@ -115,9 +118,7 @@ class Table:
 
     def _line(self, key: str | None) -> int | None:
         """The line of a key, else of the entry's header; None where it cannot be told."""
-        lines = self.text.splitlines()
-        header = re.compile(rf"\s*\[\[\s*{re.escape(self.array)}\s*\]\]")
-        headers = [number for number, line in enumerate(lines, start=1) if header.match(line)]
+        lines, headers = _headers(self.text, self.array)
         if self.number is None:
             first, last = 0, headers[0] if headers else len(lines)
         elif self.number < len(headers):
@@ -131,6 +132,24 @@ class Table:
                 if written.match(lines[number]):
                     return number + 1
         return first or None
+
+
+@lru_cache(maxsize=4)
+def _headers(text: str, array: str) -> tuple[list[str], list[int]]:
+    """A file's lines, and the numbers (from 1) of those that begin an entry of the array.
+
+    Remembered, because every entry asks: a thousand shots in a megabyte of empty lines would
+    otherwise take minutes.
+    """
+    lines = text.splitlines()
+    header = re.compile(rf"\s*\[\[\s*{re.escape(array)}\s*\]\]")
+    return lines, [number for number, line in enumerate(lines, start=1) if header.match(line)]
+
+
+def first_line(error: Exception) -> str:
+    """What a TOML parser has to say, in one line."""
+    said = str(error).splitlines()
+    return said[0][:200] if said and not isinstance(error, RecursionError) else "nested too deep"
 
 
 def _usable(value: float) -> bool:

@@ -52,6 +52,8 @@ class Call:
         loras = enumerate(self.request.loras, start=1)
         looks = enumerate(self.request.references, start=1)
         given |= {f"reference {i}": Path(text) for i, text in looks}
+        if self.verb == "storyboard":
+            given |= named_in(given["file"])
         return given | {f"lora {i}": parse_lora(text).path for i, text in loras}
 
     def asking(self, **changes: Any) -> Call:
@@ -94,6 +96,18 @@ class Call:
         except TypeError as error:
             raise ValueError(f"{self.verb} takes other arguments: {error}") from error
         return verb(**self.arguments, **how)
+
+
+def named_in(storyboard: Path) -> dict[str, Path]:
+    """The pictures and clips that a storyboard names, each by its shot; none of one that is bad."""
+    from sora_cli.errors import UsageError
+    from sora_cli.pipeline.storyboard import read
+
+    try:
+        shots = read(storyboard).shots
+    except UsageError:
+        return {}  # said when it is made
+    return {f"{shot.where}: {path.name}": path for shot in shots for path in shot.files}
 
 
 def recorded(function: Callable[P, R]) -> Callable[P, R]:
@@ -194,6 +208,24 @@ def from_json(value: Any) -> Any:
             except TypeError as error:
                 raise ValueError(str(error)) from error
     raise ValueError(f"no argument of a verb: {str(value)[:60]}")
+
+
+def same_device(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Device and dtype that were written down, where this machine has them; else nothing.
+
+    What a machine chooses by itself may be another one in the next version.
+    """
+    from sora_cli.errors import DeviceError, UsageError
+    from sora_cli.runtime.device import choose_device
+
+    device, dtype = facts.get("device"), facts.get("dtype")
+    if not isinstance(device, str) or not isinstance(dtype, str):
+        return {}
+    try:
+        choose_device(device, dtype)
+    except (DeviceError, UsageError):
+        return {}
+    return {"device": device, "dtype": dtype}
 
 
 def fingerprint(path: Path) -> str:

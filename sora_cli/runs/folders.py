@@ -28,6 +28,8 @@ MAX_BYTES = 20 << 30  # of all runs together
 
 _SECRET = re.compile(r"hf_[A-Za-z0-9]{8,}")
 _MAX_JSON = 16 << 20
+_MAX_OUTPUTS = 100_000  # of one command
+_END_OF_TIME = 1e12  # seconds since 1970
 
 
 def runs_dir() -> Path:
@@ -72,12 +74,12 @@ def stored() -> list[Stored]:
 
 
 def _look(folder: Path) -> Stored:
-    recipe, status = read_json(folder / RECIPE), read_json(folder / STATUS)
+    recipe, status = read_json(folder / RECIPE), read_status(folder)
     state = str(status.get("state"))
     busy = locks.held(folder / LOCK)
     if busy:
         state = "running"
-    elif recipe.get("schema") != SCHEMA:
+    elif not is_whole(recipe):
         state = "unreadable"
     elif state not in ("interrupted", "failed", "done"):
         state = "killed"
@@ -93,6 +95,45 @@ def _look(folder: Path) -> Stored:
         created=_number(status.get("created"), changed),
         updated=_number(status.get("updated"), changed),
     )  # fmt: skip
+
+
+def is_whole(recipe: Mapping[str, Any]) -> bool:
+    """Whether a recipe.json has all that `resume` needs, each of the kind that it has to be.
+
+    What the call in it means is for `calls` to say.
+    """
+    kinds = {
+        "verb": str, "arguments": dict, "inputs": dict, "options": dict, "facts": dict, "cwd": str,
+    }  # fmt: skip
+    if recipe.get("schema") != SCHEMA or not all(
+        isinstance(recipe.get(name), kind) for name, kind in kinds.items()
+    ):
+        return False
+    seeds, outputs = recipe.get("seeds"), recipe.get("outputs")
+    paths = [*(known.get("path") if isinstance(known, dict) else None
+               for known in recipe["inputs"].values()), recipe["cwd"]]  # fmt: skip
+    return (
+        isinstance(seeds, list)
+        and isinstance(outputs, list)
+        and 0 < len(seeds) == len(outputs) <= _MAX_OUTPUTS
+        and all(type(seed) is int and 0 <= seed < 1 << 63 for seed in seeds)
+        and all(isinstance(path, str) and "\0" not in path for path in (*outputs, *paths))
+        and all(isinstance(known.get("sha256"), str) for known in recipe["inputs"].values())
+    )
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """What a run's status.json says, without what is of another kind than it has to be."""
+    status = read_json(folder / STATUS)
+    made = status.get("made")
+    known = made.items() if isinstance(made, dict) else ()
+    whole = {seed: path for seed, path in known if seed.isdecimal() and isinstance(path, str)}
+    status["made"] = {seed: path for seed, path in whole.items() if "\0" not in path}
+    for name in ("step", "total", "pid"):
+        value = status.get(name)
+        if type(value) is not int or not 0 <= value < 1 << 32:
+            status.pop(name, None)
+    return status
 
 
 def find(name: str | None) -> Stored:
@@ -174,7 +215,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _number(value: object, otherwise: float) -> float:
-    return float(value) if isinstance(value, int | float) else otherwise
+    if isinstance(value, int | float) and abs(value) < _END_OF_TIME:
+        return float(value)
+    return otherwise
 
 
 def new_folder() -> tuple[Path, locks.Lock]:

@@ -14,8 +14,8 @@ from itertools import count, zip_longest
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
-from sora_cli.errors import DeviceError, UsageError
-from sora_cli.runs.calls import Call, fingerprint
+from sora_cli.errors import UsageError
+from sora_cli.runs.calls import Call, fingerprint, same_device
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +38,7 @@ _COMPARED = (
     "model", "weights", "version", "device", "dtype", "memory_plan", "seed", "size", "num_frames",
     "fps", "prompt", "expanded_prompt", "negative_prompt", "steps", "guidance_scale",
     "guidance_scale_2", "shift", "sampler", "sigma_grid", "loras", "crf", "verb", "arguments",
+    "quantization", "canvas", "torch", "threads", "label", "prompted",
 )  # fmt: skip
 
 
@@ -112,9 +113,11 @@ def call_of(
         **_request(recipe, verb, file, overrides.get("model")),
         **{k: v for k, v in overrides.items() if v is not None},
     }
-    if recipe.get("loras") and "loras" not in request:
+    loras = recipe.get("loras")
+    if loras and "loras" not in request:
+        named_there = loras if isinstance(loras, list) else [loras]
         raise UsageError(
-            f"{file.name} was made with LoRAs: {', '.join(map(str, recipe['loras']))[:200]}",
+            f"{file.name} was made with LoRAs: {', '.join(map(str, named_there))[:200]}",
             hint="name them: --lora PATH",
         )
     content = {name: to_json(value) for name, value in request.items()}
@@ -140,17 +143,31 @@ def _request(recipe: Mapping[str, Any], verb: str, file: Path, model: str | None
             raise _unreadable(file)
         found[field] = value
     found["expand"] = recipe.get("expanded_prompt") is not None
+    if recipe.get("prompted") is False:
+        found.pop("prompt", None)  # found in what it was made from, and so it will be again
+    if recipe.get("quantization") == "fp8":
+        found["quantization"] = "fp8"
     found["model"] = _known_model(found.get("model", "tiny")) if model is None else model
     found |= _levels(recipe, found["model"], file)
-    if verb in ("generate", "image", "animate"):
-        match recipe.get("size"), recipe.get("num_frames"), recipe.get("fps"):
-            case [int(width), int(height)], int(frames), int(fps) | float(fps):
-                found |= {"width": width, "height": height, "fps": fps}
-                if verb != "image":
-                    found["num_frames"] = frames
-            case _:
-                raise _unreadable(file)
-    return found | _device(recipe)
+    return found | _shape(recipe, verb, file) | same_device(recipe)
+
+
+def _shape(recipe: Mapping[str, Any], verb: str, file: Path) -> dict[str, Any]:
+    """Size, rate and length: of the canvas where the file's own are those of a clip."""
+    arguments = recipe.get("arguments")
+    from_nothing = isinstance(arguments, dict) and arguments.get("clip") is None
+    whole = verb in ("generate", "image", "animate") or (verb == "loop" and from_nothing)
+    match recipe.get("size"), recipe.get("num_frames"), recipe.get("fps"), recipe.get("canvas"):
+        case [int(width), int(height)], int(frames), int(fps) | float(fps), _ if whole:
+            found = {"width": width, "height": height, "fps": fps}
+            return found if verb in ("image", "loop") else {**found, "num_frames": frames}
+        case [int(width), int(height)], _, _, _ if verb == "upscale":
+            return {"width": width, "height": height}
+        case _, _, _, {"size": [int(width), int(height)], "fps": int(fps) | float(fps)}:
+            return {"width": width, "height": height, "fps": fps}
+        case _ if whole:
+            raise _unreadable(file)
+    return {}  # of a version that did not say: the model's own for such a clip
 
 
 def _known_model(name: str) -> str:
@@ -177,20 +194,6 @@ def _levels(recipe: Mapping[str, Any], model: str, file: Path) -> dict[str, Any]
         if value not in (None, getattr(spec, name)):
             found[name] = value
     return found
-
-
-def _device(recipe: Mapping[str, Any]) -> dict[str, str]:
-    """Device and dtype of the recipe where this machine has them; else this machine's own."""
-    from sora_cli.runtime.device import choose_device
-
-    device, dtype = recipe.get("device"), recipe.get("dtype")
-    if not isinstance(device, str) or not isinstance(dtype, str):
-        return {}
-    try:
-        choose_device(device, dtype)
-    except (DeviceError, UsageError):
-        return {}
-    return {"device": device, "dtype": dtype}
 
 
 def _input(name: str, known: Mapping[str, Any], file: Path, given: Sequence[Path]) -> Path:
@@ -230,19 +233,27 @@ def replay(
     output: str | Path | None = None,
     force: bool = False,
     given: Sequence[Path] = (),
+    marks: Mapping[str, Any] | None = None,
     observer: Callable[[Any], None] = lambda event: None,
     **overrides: Any,
 ) -> Iterator[tuple[Result, Comparison]]:
-    """Make a file again; yields the result, and how it differs. See `call_of`."""
+    """Make a file again; yields the result, and how it differs. See `call_of`.
+
+    marks: `sign`, `sign_certificate`, `sign_key` and `label` of the target; where a switch is
+        missing, it is as the recipe says (`jobs.provenance.as_before`).
+    """
+    from sora_cli.jobs import provenance
     from sora_cli.jobs.job import Target
     from sora_cli.media import recipe
 
     then = recipe.read(file)
     call = call_of(then, file, given=given, **overrides)
-    crf = then.get("crf")
+    crf, plan = then.get("crf"), then.get("memory_plan")
     target = Target(
         output=free_name(file) if output is None else output,
         crf=crf if isinstance(crf, int) and 0 <= crf <= 51 else Target().crf,
+        **provenance.as_before(then, marks or {}, observer),
+        memory_plan=plan if isinstance(plan, str) else None,
         force=force,
         call=call,
     )
@@ -262,11 +273,20 @@ def compare(then: Mapping[str, Any], now: Mapping[str, Any], file: Path, other: 
         for name in _COMPARED
         if then.get(name) != now.get(name)
     }
+    if (before := _parents(then)) != (after := _parents(now)):
+        fields["parents"] = (before, after)
     try:
         identical, psnr = compare_frames(file, other)
     except UsageError as error:
         return Comparison(fields=fields, identical=False, reason=error.message)
     return Comparison(fields=fields, identical=identical, psnr=psnr)
+
+
+def _parents(recipe: Mapping[str, Any]) -> list[str]:
+    """What a file was made from: names and hashes."""
+    from sora_cli.media.recipe import parents_of
+
+    return [f"{parent.get('path')} {parent['sha256']}" for parent in parents_of(dict(recipe))]
 
 
 def compare_frames(first: Path, second: Path) -> tuple[bool, float | None]:

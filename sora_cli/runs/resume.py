@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora_cli.errors import UsageError
-from sora_cli.runs.calls import Call, fingerprint, from_json
+from sora_cli.runs.calls import Call, fingerprint, from_json, same_device
 from sora_cli.runs.folders import find
 from sora_cli.runs.run import Run, take_up
 
@@ -60,6 +60,7 @@ def rebuilt(
     recipe = run.recipe
     try:
         call = Call.from_json(recipe)
+        call = call.asking(**same_device(recipe["facts"]))
         options = {key: from_json(value) for key, value in recipe["options"].items()}
         options["force"] = force or bool(options.get("force"))
         run.accepts_changes = force

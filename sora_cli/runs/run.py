@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from sora_cli.errors import SoraError, Terminated, UsageError
 from sora_cli.pipeline.events import Event, Observer
 from sora_cli.runs import checkpoints
-from sora_cli.runs.calls import fingerprint
+from sora_cli.runs.calls import absolute, fingerprint, to_json
 from sora_cli.runs.folders import (
     LOCK,
     LOG,
@@ -37,7 +37,7 @@ from sora_cli.runs.folders import (
     Stored,
     expire,
     new_folder,
-    read_json,
+    read_status,
     remove,
     runs_dir,
     stamp,
@@ -71,7 +71,7 @@ class Run:
         self.folder, self.recipe, self.keep_after = folder, recipe, keep_after
         self.accepts_changes = False
         self._lock = lock
-        self._status: dict[str, Any] = {} if folder is None else read_json(folder / STATUS)
+        self._status: dict[str, Any] = {} if folder is None else read_status(folder)
         self._observer: Observer = lambda event: None
         self._last: tuple[str, SamplerState, int] | None = None  # the newest state, kept or not
         self._kept_at: tuple[str, int] | None = None
@@ -108,7 +108,17 @@ class Run:
             arguments[name] = {"name": Path(known["path"]).name, "sha256": known["sha256"]}
         said = {"run": self.id, "item": options.get("item"), "crf": options.get("crf")}
         said |= {"verb": self.recipe["verb"], "arguments": arguments}
+        if not self._prompted:
+            said["prompted"] = False
         return {name: value for name, value in said.items() if value not in (None, {})}
+
+    @property
+    def _prompted(self) -> bool:
+        """Whether the call had a prompt; else one was found in what it works from."""
+        try:
+            return bool(self.recipe["arguments"]["request"]["request"].get("prompt"))
+        except (KeyError, TypeError, AttributeError):
+            return True
 
     @property
     def memory_plan(self) -> str | None:
@@ -293,7 +303,8 @@ def begin_run(
     if target.call is None:
         return Run(None, None, {})
     paths = {name: str(path) for name, path in target.call.inputs.items() if path.exists()}
-    options = {"crf": target.crf, "force": target.force, "keep_run": target.keep_run}
+    kept = ("crf", "force", "keep_run", "metadata", "sign", "sign_certificate", "sign_key", "label")
+    options = {name: to_json(absolute(getattr(target, name))) for name in kept}
     recipe = {
         "schema": SCHEMA,
         **target.call.asking(seed=seeds[0]).to_json(),

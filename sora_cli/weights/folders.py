@@ -31,8 +31,9 @@ SAMPLERS: Mapping[str, SamplerName] = MappingProxyType(
 def parts_of(folder: Path) -> dict[str, Path]:
     """The parts that a folder has, by name."""
     parts = {name: folder / name for name in POSSIBLE if (folder / name).is_dir()}
-    if (folder / "language_model" / "config.json").is_file():
-        parts["language_model"] = folder / "language_model"
+    for name in ("language_model", "captioner"):
+        if (folder / name / "config.json").is_file():
+            parts[name] = folder / name
     return parts
 
 
@@ -58,7 +59,7 @@ def read_folder(folder: Path) -> tuple[ModelSpec, dict[str, Path]]:
 def _family(folder: Path, index: Mapping[str, Any], transformer: Mapping[str, Any]) -> ModelSpec:
     """The family's row for a pipeline; of its published models by their own names."""
     kind = index.get("_class_name")
-    if index.get("_name_or_path") in {row.name for row in manifest.rows() if row.family}:
+    if index.get("_name_or_path") in [row.name for row in manifest.rows() if row.family]:
         return manifest.find(index["_name_or_path"]).spec
     two = _has(index, "transformer_2")
     if kind == "WanVACEPipeline":
@@ -104,7 +105,7 @@ def _with_configs(spec: ModelSpec, folder: Path, transformer: Mapping[str, Any])
         if not 0 < shift < math.inf:
             raise ValueError(f"the scheduler's shift is {shift}")
         _check_widths(folder, spec, transformer, vae)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, ArithmeticError) as error:
         raise WeightsError(
             f"a config.json in {folder} cannot be used: {say_config_error(error)}", hint=AGAIN
         ) from error
@@ -165,6 +166,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise WeightsError(f"{path} is missing", hint=AGAIN) from error
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path} cannot be read: {error}", hint=AGAIN) from error
+    except RecursionError as error:
+        raise WeightsError(f"{path} cannot be read: nested too deep", hint=AGAIN) from error
     if not isinstance(content, dict):
         raise WeightsError(f"{path} is not a JSON object", hint=AGAIN)
     return content

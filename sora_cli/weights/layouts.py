@@ -99,7 +99,7 @@ def recognise(source: TensorSource) -> Layout:
         raise WeightsError(
             f"{source.part} is not whole: {error.args[0]}{missing}", hint="download it again"
         ) from error
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, ArithmeticError) as error:
         what = f"{path} cannot be used" if path else f"{source.part} cannot be used as it is"
         raise WeightsError(
             f"{what}: {say_config_error(error)}", hint="download the whole folder again"

@@ -91,13 +91,15 @@ def dit(
 
 @contextmanager
 def vae(part: Path, *, device: Device, dtype: torch.dtype) -> Iterator[VAE]:
-    """The video autoencoder; errors as `dit`."""
+    """The video autoencoder, on a CPU with its channels last; errors as `dit`."""
     part = _subfolder(part, "vae")
     with _checkpoint(part, "vae") as (source, layout):
         config = cast("VAEConfig", layout.config)
         network = build_on_meta(lambda: VAE(config), part)
         _compare(network, source, layout)
         fill(network, source, layout.names, device_of=lambda name: device, dtype=dtype)
+    if torch.device(device).type == "cpu":
+        network.to_channels_last()
     with _resident(network, device):
         yield network
 

@@ -26,6 +26,7 @@ OPTIONAL = ("scheduler", "image_processor", "index")
 SINGLE_FILES = (".safetensors", ".gguf", ".pth")  # what one network's weights come in
 _PACKAGE = Path(__file__).resolve().parents[1]
 _SCHEMA = 1
+_REINSTALL = "install again: pip install --force-reinstall sora-cli"
 _PART_KEYS = {"repository", "path", "files", "bytes"}
 # What is needed of a folder with weights: never a pickle, never a picture of the model card.
 _FOLDER_FILES = ("*.json", "*.safetensors")
@@ -131,7 +132,7 @@ def manifest_path() -> Path:
             return path
     raise WeightsError(
         f"weights_manifest.toml is missing from {_PACKAGE}",
-        hint="install again: pip install --force-reinstall sora-cli",
+        hint=_REINSTALL,
     )
 
 
@@ -148,19 +149,24 @@ def read_manifest(path: Path) -> tuple[ManifestRow, ...]:
         WeightsError: another schema than this version of the program reads, an unknown family,
             part or key; the message names it.
     """
-    with path.open("rb") as file:
-        try:
+    try:
+        with path.open("rb") as file:
             content = tomllib.load(file)
-        except tomllib.TOMLDecodeError as error:
-            raise WeightsError(f"{path} is not valid TOML: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"{path} is not valid TOML: {said}", hint=_REINSTALL) from error
     if content.get("schema") != _SCHEMA:
         found = content.get("schema")
-        raise WeightsError(f"{path} has schema {found}, this program reads {_SCHEMA}")
+        raise WeightsError(
+            f"{path} has schema {found!r:.40}, this program reads {_SCHEMA}", hint=_REINSTALL
+        )
     shared = content.get("parts", {})
     try:
         return tuple(_row(table, shared) for table in content["model"])
     except ValueError as error:
-        raise WeightsError(f"{path}: {error}") from error
+        raise WeightsError(f"{path}: {error}", hint=_REINSTALL) from error
+    except (KeyError, TypeError, AttributeError) as error:  # another kind of value than is meant
+        raise WeightsError(f"{path} cannot be used: {error!r:.200}", hint=_REINSTALL) from error
 
 
 def find(name: str) -> ManifestRow:

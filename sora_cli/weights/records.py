@@ -101,19 +101,45 @@ def read(name: str) -> Record | None:
         return None
     try:
         content = json.loads((folder() / f"{name}.json").read_text(encoding="utf-8"))
-        if content["schema"] != _SCHEMA:
+        if content["schema"] != _SCHEMA or content["name"] != name:
             return None
         return Record(
-            name=content["name"],
-            kind=content["kind"],
-            parts={part: Path(path) for part, path in content["parts"].items()},
-            files=tuple(
-                FileRecord(**{**file, "path": Path(file["path"])}) for file in content["files"]
-            ),
-            imported=Path(content["imported"]) if content["imported"] else None,
+            name=name,
+            kind=_text(content["kind"]),
+            parts={part: _path(path) for part, path in content["parts"].items()},
+            files=tuple(map(_file, content["files"])),
+            imported=_path(content["imported"]) if content["imported"] else None,
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _file(content: Mapping[str, object]) -> FileRecord:
+    """One file of a record. Raises ValueError, KeyError, TypeError for anything else."""
+    size = content["size"]
+    if not isinstance(size, int) or not 0 <= size < 1 << 63:
+        raise ValueError("no size of a file")
+    named = ("repository", "commit", "file")
+    return FileRecord(
+        path=_path(content["path"]),
+        size=size,
+        sha256=_text(content["sha256"]),
+        damaged=content.get("damaged") is True,
+        **{key: None if (said := content.get(key)) is None else _text(said) for key in named},
+    )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("no text")
+    return value
+
+
+def _path(value: object) -> Path:
+    text = _text(value)
+    if "\0" in text:
+        raise ValueError("no path")
+    return Path(text)
 
 
 def read_all() -> tuple[Record, ...]:

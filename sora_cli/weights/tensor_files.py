@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import warnings
@@ -115,6 +116,22 @@ class SafetensorsFile:
         self._pieces.clear()
 
 
+class _Bounded(io.BufferedReader):
+    """A file of which no more is asked than it has.
+
+    A pickle says how long each of its texts is, and Python makes room for that before it reads.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._end = path.stat().st_size
+
+    def read(self, size: int | None = -1) -> bytes:
+        """As every file's."""
+        rest = max(0, self._end - self.tell())
+        return super().read(rest if size is None or size < 0 else min(size, rest))
+
+
 class PickleFile:
     """One `.pth` file: a dictionary of tensors, and nothing else, whatever it asks for."""
 
@@ -150,15 +167,32 @@ class PickleFile:
             for name, tensor in content.items()
             if isinstance(tensor, Tensor) and tensor.layout == torch.strided
         }
+        for name, tensor in found.items():
+            self._check(name, tensor)
         if not found:
             raise WeightsError(f"{self.part} holds no tensors", hint=AGAIN)
         return found
+
+    def _check(self, name: str, tensor: Tensor) -> None:
+        """Raise WeightsError for a tensor that is none of plain numbers in the file.
+
+        One with strides of 0 is as large as its writer likes, whatever the size of the file.
+        """
+        plain = tensor.device.type == "cpu" and not tensor.is_quantized
+        if not plain or tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise WeightsError(
+                f"{self.part} is damaged: {name[:80]!r} is not made of numbers in the file",
+                hint=AGAIN,
+            )
 
     def _unpickle(self, *, mapped: bool) -> object:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                return torch.load(self.part, map_location="cpu", weights_only=True, mmap=mapped)
+                if not mapped:
+                    with _Bounded(self.part) as file:
+                        return torch.load(file, map_location="cpu", weights_only=True)
+                return torch.load(self.part, map_location="cpu", weights_only=True, mmap=True)
             except RuntimeError as error:
                 # Only the archives of torch ≥ 1.6 can be mapped.
                 if mapped and "mmap can only be used" in str(error):

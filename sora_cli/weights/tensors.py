@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Protocol
 
 import torch
@@ -101,22 +102,29 @@ def _files(folder: Path) -> list[Path]:
     else:
         try:
             shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            files = [folder / name for name in sorted(shards)]
+            files = [folder / _plain(name) for name in sorted(shards)]
         except KeyError as error:
             raise WeightsError(
                 f"{index} cannot be used: it lacks {error}", hint="download the whole folder again"
             ) from error
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise WeightsError(
                 f"{index} cannot be used: {first_line(error)}",
                 hint="download the whole folder again",
             ) from error
         for file in files:
-            if not file.is_file():
+            if not os.path.isfile(file):  # False for a name that no system takes, too
                 raise WeightsError(f"{file} is missing", hint="download the whole folder again")
     if not files:
         raise WeightsError(f"no safetensors in {folder}", hint="download the whole folder again")
     return files
+
+
+def _plain(name: str) -> str:
+    """The name of a file in the folder itself: an index leads nowhere else. Raises ValueError."""
+    if PurePosixPath(name).name != name or PureWindowsPath(name).name != name or "\0" in name:
+        raise ValueError(f"{name[:80]!r} is no name of a file beside it")
+    return name
 
 
 def _open_file(path: Path) -> TensorSource:
