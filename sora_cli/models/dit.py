@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sora_cli.models.layers import (
     CrossAttention,
+    FeedForward,
     ImageEmbedding,
     KeysValues,
     LayerNorm,
@@ -101,17 +102,23 @@ def token_grid(size: Sequence[int], patch_size: Sequence[int]) -> tuple[int, int
     return t, h, w
 
 
-def modulate(normed: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """normed · (1 + scale) + shift, of `[B, L, D]` by `[B, G, D]`, each row over L/G tokens."""
-    grouped = normed.unflatten(1, (shift.shape[1], -1))  # [B, G, L/G, D]
-    return torch.addcmul(shift[:, :, None], grouped, 1 + scale[:, :, None]).flatten(1, 2)
-
-
 def add_gated(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
-    """x + update · gate, of `[B, L, D]` by `[B, G, D]`: the fp32 residual stream."""
+    """x + update · gate, of `[B, L, D]` by `[B or 1, G, D]`: the fp32 residual stream."""
     groups = (gate.shape[1], -1)
-    out = torch.addcmul(x.unflatten(1, groups), update.unflatten(1, groups), gate[:, :, None])
+    # Widened first: addcmul itself widens element by element.
+    update = update.float().unflatten(1, groups)
+    out = torch.addcmul(x.unflatten(1, groups), update, gate[:, :, None])
     return out.flatten(1, 2)
+
+
+def _rows_agree(timesteps: Tensor) -> bool:
+    """Whether a batch shares its timesteps `[B, G]`, as both halves of guidance do.
+
+    Asked in inference on a CPU alone: elsewhere to look would be to wait for the device.
+    """
+    if timesteps.device.type != "cpu" or torch.is_grad_enabled():
+        return False
+    return bool((timesteps == timesteps[:1]).all())
 
 
 class DiTBlock(nn.Module):
@@ -132,11 +139,7 @@ class DiTBlock(nn.Module):
             image=config.image_dim is not None,
         )
         self.norm2 = LayerNorm(width, eps)
-        self.ffn = nn.Sequential(
-            nn.Linear(width, config.ffn_dim),
-            nn.GELU(approximate="tanh"),
-            nn.Linear(config.ffn_dim, width),
-        )
+        self.ffn = FeedForward(width, config.ffn_dim)
         self.modulation = nn.Parameter(torch.empty(1, 6, width).normal_(std=width**-0.5))
 
     def forward(self, x: Tensor, time: Tensor, keys_values: KeysValues, rope: Tensor) -> Tensor:
@@ -144,7 +147,7 @@ class DiTBlock(nn.Module):
 
         Args:
             x: residual stream `[B, L, D]`, float32.
-            time: time projection `[B, G, 6, D]`, float32.
+            time: time projection `[B or 1, G, 6, D]`, float32.
             keys_values: of the context, from `CrossAttention.keys_values`.
             rope: `rope_table` of the token grid.
 
@@ -153,10 +156,10 @@ class DiTBlock(nn.Module):
         """
         dtype = compute_dtype(x, self.self_attn.q.bias)
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation.float() + time).unbind(2)
-        update = self.self_attn(modulate(self.norm1(x), shift1, scale1).to(dtype), rope)
+        update = self.self_attn(self.norm1(x, shift1, scale1).to(dtype), rope)
         x = add_gated(x, update, gate1)
         x = x + self.cross_attn(self.norm3(x).to(dtype), keys_values)
-        update = self.ffn(modulate(self.norm2(x), shift2, scale2).to(dtype))
+        update = self.ffn(self.norm2(x, shift2, scale2).to(dtype))
         return add_gated(x, update, gate2)
 
 
@@ -199,9 +202,9 @@ class Head(nn.Module):
         self.modulation = nn.Parameter(torch.empty(1, 2, width).normal_(std=width**-0.5))
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """`x` `[B, L, D]` and the time embedding `[B, G, D]` to `[B, L, pt·ph·pw·C]`."""
+        """`x` `[B, L, D]` and the time embedding `[B or 1, G, D]` to `[B, L, pt·ph·pw·C]`."""
         shift, scale = (self.modulation.float() + time[:, :, None]).unbind(2)  # [B, G, D]
-        return call_fp32(self.head, modulate(self.norm(x), shift, scale))
+        return call_fp32(self.head, self.norm(x, shift, scale))
 
 
 class DiT(nn.Module):
@@ -286,7 +289,7 @@ class DiT(nn.Module):
         grid = token_grid(latents.shape[2:], self.config.patch_size)
         rope = rope_table(grid, self.config.head_dim, latents.device)
         x = self._embed_patches(latents, self.patch_embedding)  # [B, L, D]
-        time, projected = self._embed_time(timesteps)  # [B, G, D], [B, G, 6, D]
+        time, projected = self._embed_time(timesteps)  # [B or 1, G, D], [B or 1, G, 6, D]
         stream = None if control is None else self._embed_control(control, latents)
         # The published code computes every hint of VACE first. Its branch reads nothing of the
         # main blocks, so in turn with them it gives the same, with one hint in memory instead of
@@ -320,11 +323,13 @@ class DiT(nn.Module):
 
     def _embed_time(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         timesteps = timesteps if timesteps.ndim == 2 else timesteps[:, None]  # [B, G]
+        if _rows_agree(timesteps):
+            timesteps = timesteps[:1]  # [1, G]
         with torch.autocast(timesteps.device.type, enabled=False):
             time = timestep_embedding(timesteps, self.config.freq_dim)
-            time = call_fp32(self.time_embedding, time)  # [B, G, D]
+            time = call_fp32(self.time_embedding, time)  # [B or 1, G, D]
             projected = call_fp32(self.time_projection, time)
-        return time, projected.unflatten(-1, (6, -1))  # [B, G, 6, D]
+        return time, projected.unflatten(-1, (6, -1))  # [B or 1, G, 6, D]
 
     @torch.no_grad()
     def init_weights(self) -> None:

@@ -7,7 +7,7 @@ weights and whether or not autocast is on.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -29,15 +29,29 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.float()
+        wide = x.float()
         # vector_norm reads x once; square().mean() would write a temporary of x's size, and this
         # is a memory-bound operation.
-        power = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1]
-        return x * torch.rsqrt(power + self.eps) * self.weight.float()
+        power = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square() / x.shape[-1]
+        scale = torch.rsqrt(power + self.eps)  # [..., 1]
+        if torch.is_grad_enabled():
+            return wide * scale * self.weight.float()
+        # The same products, written over each other; over the input only where it is a copy.
+        normed = wide * scale if wide is x else wide.mul_(scale)
+        return normed.mul_(self.weight.float())
+
+
+def modulate(normed: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """normed · (1 + scale) + shift, of `[B, L, D]` by `[B or 1, G, D]`, a row over L/G tokens."""
+    grouped = normed.unflatten(1, (shift.shape[1], -1))  # [B, G, L/G, D]
+    return torch.addcmul(shift[:, :, None], grouped, 1 + scale[:, :, None]).flatten(1, 2)
 
 
 class LayerNorm(nn.Module):
-    """Layer norm over the last dimension, computed and returned in fp32 (`[..., D]`)."""
+    """Layer norm over the last dimension, computed and returned in fp32 (`[..., D]`).
+
+    Without weights of its own it may be modulated: then it takes a shift and a scale too.
+    """
 
     def __init__(self, width: int, eps: float = 1e-6, *, affine: bool = False) -> None:
         super().__init__()
@@ -45,10 +59,64 @@ class LayerNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width)) if affine else None
         self.bias = nn.Parameter(torch.zeros(width)) if affine else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, shift: Tensor | None = None, scale: Tensor | None = None
+    ) -> Tensor:
+        """Normed, and where a shift and a scale `[B or 1, G, D]` are given then modulated."""
         weight = None if self.weight is None else self.weight.float()
         bias = None if self.bias is None else self.bias.float()
-        return F.layer_norm(x.float(), x.shape[-1:], weight, bias, self.eps)
+        if shift is None or scale is None:
+            return F.layer_norm(x.float(), x.shape[-1:], weight, bias, self.eps)
+        assert weight is None and bias is None, "a norm with weights is not modulated"
+        if shift.shape[:2] == (1, 1) and not torch.is_grad_enabled():
+            # One row for all tokens is the norm's own weight and bias: one pass, not two.
+            weight, bias = 1 + scale[0, 0], shift[0, 0]
+            return F.layer_norm(x.float(), x.shape[-1:], weight, bias, self.eps)
+        return modulate(F.layer_norm(x.float(), x.shape[-1:], eps=self.eps), shift, scale)
+
+
+class FeedForward(nn.Sequential):
+    """Two linear layers with GELU, in its tanh form, between them; `[..., D]` in and out."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__(
+            nn.Linear(width, inner), nn.GELU(approximate="tanh"), nn.Linear(inner, width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        widen, activation, narrow = self
+        if _fuses_gelu(x, widen.bias):
+            # torch's own tanh GELU takes as long as the matmul before it. oneDNN applies it to the
+            # sums while they are still in registers, and before they are rounded.
+            hidden = torch.ops.mkldnn._linear_pointwise(
+                x, widen.weight, widen.bias, "gelu", [], "tanh"
+            )
+        elif torch.is_grad_enabled():
+            hidden = activation(widen(x))
+        else:  # in place: the widest tensor of a block is then there once
+            hidden = torch.ops.aten.gelu_(widen(x), approximate="tanh")
+        return narrow(hidden)
+
+
+def _fuses_gelu(x: Tensor, bias: Tensor) -> bool:
+    """Whether oneDNN computes a linear layer and its GELU in one: on an x86 CPU, in inference."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == bias.dtype  # else autocast is on
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and has_onednn()
+    )
+
+
+@cache
+def has_onednn() -> bool:
+    """Whether this is an x86 CPU whose torch can be asked for oneDNN's kernels directly."""
+    return (
+        torch.backends.mkldnn.is_available()
+        and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
 
 
 def call_fp32(module: nn.Module, x: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sora_cli.models.layers import has_onednn
+
 
 @dataclass(slots=True)
 class Stream:
@@ -73,7 +75,25 @@ class CausalConv3d(nn.Conv3d):
             if stream is not None:
                 # Cloned, because a view would keep the whole chunk alive.
                 stream.frames[self] = x[:, :, -self.past_frames :].clone()
+        if _asks_onednn(x, self.weight):
+            # What torch does by itself for large inputs alone: of a chunk it would first write
+            # every patch into a matrix, and take three times as long.
+            return torch.mkldnn_convolution(
+                x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
+            )
         return super().forward(x)  # [B, C', T', H', W']
+
+
+def _asks_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN is asked directly: in inference in fp32 on an x86 CPU."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and has_onednn()
+    )
 
 
 def conv3x3x3(in_channels: int, out_channels: int) -> CausalConv3d:
@@ -98,14 +118,17 @@ class RMSNorm(nn.Module):
         # Casts keep bf16 activations in bf16 under autocast, where γ is fp32.
         length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32)
         scale = math.sqrt(x.shape[1]) / length.clamp_min(1e-12)  # [B, 1, T, H, W]
-        return x * scale.to(x.dtype) * self.gamma.to(x.dtype)
+        normed = x * scale.to(x.dtype)
+        if torch.is_grad_enabled():
+            return normed * self.gamma.to(x.dtype)
+        return normed.mul_(self.gamma.to(x.dtype))
 
 
 class NormSiLU(RMSNorm):
     """silu(norm(x)). One module, so that a training run may compile it to a single kernel."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.silu(super().forward(x))
+        return F.silu(super().forward(x), inplace=not torch.is_grad_enabled())
 
 
 class ResidualBlock(nn.Module):
@@ -128,7 +151,8 @@ class ResidualBlock(nn.Module):
         layers = self.residual
         hidden = layers["2"](layers["0"](x), stream)
         hidden = layers["6"](layers["3"](hidden), stream)
-        return hidden + (x if self.shortcut is None else self.shortcut(x))
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        return hidden + shortcut if torch.is_grad_enabled() else hidden.add_(shortcut)
 
 
 class AttentionBlock(nn.Module):
@@ -208,9 +232,17 @@ class Upsample(nn.Module):
         rest = x[:, :, 1:] if first else x
         if rest.shape[2] == 0:
             return x
-        pairs = time_conv(rest, stream).unflatten(1, (2, -1))  # [B, 2, C, T, H, W]
-        rest = pairs.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)  # [B, C, 2T, H, W]
+        rest = _interleave(time_conv(rest, stream))  # [B, C, 2T, H, W]
         return torch.cat([x[:, :, :1], rest], dim=2) if first else rest
+
+
+def _interleave(pairs: Tensor) -> Tensor:
+    """[B, 2C, T, H, W] → [B, C, 2T, H, W]: both halves of the channels by turns in time."""
+    if pairs.is_contiguous(memory_format=torch.channels_last_3d):
+        # One copy that keeps the layout, in which a later layer would want it back.
+        x = pairs.permute(0, 2, 3, 4, 1).unflatten(4, (2, -1))  # [B, T, H, W, 2, C]
+        return x.permute(0, 1, 4, 2, 3, 5).flatten(1, 2).permute(0, 4, 1, 2, 3)
+    return pairs.unflatten(1, (2, -1)).permute(0, 2, 3, 1, 4, 5).flatten(2, 3)
 
 
 def average_down(x: Tensor, out_channels: int, factors: tuple[int, int]) -> Tensor:

@@ -86,6 +86,7 @@ def lay_canvas(
 
     def encode(frames: Tensor) -> Tensor:
         with networks.vae(exact=True) as vae:
+            networks.observer(Event(phase="encode"))  # loading is over
             return vae.encode(frames.to(device))  # a clip of nothing known comes on the CPU
 
     def pictures(frames: Tensor) -> Tensor:

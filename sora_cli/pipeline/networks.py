@@ -106,11 +106,10 @@ class Networks:
     def vae(self, *, exact: bool) -> Iterator[VAE]:
         """The autoencoder; `exact` in fp32 whatever the model's dtype.
 
-        Encoding is always exact: half precision there shows as a wrong colour in every frame. So
-        is all work of a CPU, where it costs nothing.
+        Encoding is always exact: half precision there shows as a wrong colour in every frame.
         """
         model = self.model
-        dtype = torch.float32 if exact or model.device.type == "cpu" else model.dtype
+        dtype = torch.float32 if exact else model.dtype
         with self._use(
             f"vae {dtype}", lambda: load.vae(model.parts["vae"], device=model.device, dtype=dtype)
         ) as vae:

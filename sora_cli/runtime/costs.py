@@ -27,15 +27,16 @@ def block_bytes(shape: TransformerShape, rows: int, item: int) -> int:
     residual, hidden = rows * shape.hidden_size * 4, rows * shape.hidden_size * item
     inner = rows * shape.ffn_dim * item
     half = item < 4
-    # The norm of the key: it is widened, divided and scaled, beside the finished query.
-    norm = hidden + (3 if half else 2) * residual
-    keys = 2 * residual + hidden + norm
+    # The norm of a query or key is widened and then scaled in place, beside what it is of.
+    norm = hidden + residual
+    # The key is normed, or turned into another tensor, beside the finished query.
+    keys = 2 * residual + hidden + max(norm, 2 * residual)
     # Query and key are fp32 after the rotation, and cast for attention while they still live.
-    casts = 2 * hidden if half else 0
-    attention = 3 * residual + hidden + hidden + casts + 2 * hidden
+    attention = 3 * residual + 2 * hidden + (3 if half else 2) * hidden
     # The sum of self-attention still lives as `update` through the two phases after it.
-    cross = 2 * residual + 2 * hidden + norm
-    feed_forward = 2 * residual + 2 * hidden + 2 * inner
+    cross = 2 * residual + 2 * hidden + max(norm, residual + (2 if half else 1) * hidden)
+    # Its GELU is in place, or one with the matmul before it.
+    feed_forward = 2 * residual + 3 * hidden + inner
     most = max(keys, attention, cross, feed_forward)
     # VACE's branch keeps the control's own stream and the patches' beside its block.
     return most + (2 * residual if shape.vace_layers else 0)
@@ -162,8 +163,7 @@ _CORE_GFLOPS = {"float32": 75.0, "bfloat16": 150.0, "float16": 40.0}
 def cpu_rate(cores: int, dtype: str) -> Rate:
     """What a CPU of so many cores does; its convolutions are as fast as its matrices."""
     tflops = cores * _CORE_GFLOPS[dtype] / 1000
-    convolutions = cores * _CORE_GFLOPS["float32"] / 1000
-    return Rate(tflops=tflops, autoencoder_tflops=convolutions, source="75 GFLOP/s a core in fp32")
+    return Rate(tflops=tflops, autoencoder_tflops=tflops, source="75 GFLOP/s a core in fp32")
 
 
 # Orders the plans of a device whose rate is not known.

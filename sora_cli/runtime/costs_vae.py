@@ -15,6 +15,7 @@ cuDNN's transform to its own layout, which is taken to be one copy and is not me
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -22,8 +23,8 @@ from itertools import pairwise
 
 from sora_cli.runtime.shapes import AutoencoderShape, DeviceKind
 
-# Above so many channels · frames · rows of input torch gives a convolution to oneDNN.
-_ONEDNN_FROM = 20_480
+# Above so many channels · frames · rows of input torch gives a convolution to oneDNN; on x86 we do.
+_ONEDNN_FROM = 0 if platform.machine().lower() in ("x86_64", "amd64") else 20_480
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +101,7 @@ class _Walk:
 
     def norm(self) -> None:
         """A norm over the channels, and its activation."""
-        self.alive(3 * self.size)  # input, scaled, scaled again (or activated)
+        self.alive(2 * self.size)  # input, scaled; the rest is in place
         self.parameters += self.channels
 
     def residual_block(self, out: int) -> None:

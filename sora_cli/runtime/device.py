@@ -150,7 +150,7 @@ def _default_dtype(device: torch.device) -> tuple[torch.dtype, str]:
     import torch
 
     if device.type == "cpu":
-        return torch.float32, "float32, because a CPU gains little from half precision"
+        return _cpu_dtype()
     if device.type == "mps":
         # Metal has bfloat16 since macOS 14; the weights' range is bfloat16's, so it comes first.
         if torch.backends.mps.is_macos_or_newer(14, 0):
@@ -159,6 +159,20 @@ def _default_dtype(device: torch.device) -> tuple[torch.dtype, str]:
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.bfloat16, "bfloat16, the dtype the published weights were trained in"
     return torch.float16, "float16, because this GPU has no bfloat16"
+
+
+def _cpu_dtype() -> tuple[torch.dtype, str]:
+    """bfloat16 where the processor multiplies it: 2 to 8 times as many numbers in a second."""
+    import torch
+
+    if not torch.backends.mkldnn.is_available():
+        return torch.float32, "float32, because this torch has no oneDNN for bfloat16"
+    # The only places where torch says it; a build for another processor says no, or lacks them.
+    for name, what in (("_is_amx_tile_supported", "AMX"), ("_is_avx512_bf16_supported", "AVX512")):
+        asked = getattr(torch.cpu, name, None)
+        if asked is not None and asked():
+            return torch.bfloat16, f"bfloat16, which this CPU multiplies in hardware ({what})"
+    return torch.float32, "float32, because this CPU has no bfloat16 matmuls"
 
 
 def _dtype_name(dtype: str | None) -> str | None:

@@ -253,14 +253,14 @@ class _Parts:
             host = max(host, text)
         if way.tile is not None and job.device_kind == "cuda":
             frames = 3 * job.num_frames * job.width * job.height
-            host = max(host, frames * job.decode_item_bytes)
+            host = max(host, frames * job.item_bytes)
         # A decoder in half precision stands beside the fp32 encoder of given frames.
-        both = bool(job.given_frames) and job.decode_item_bytes != 4
+        both = bool(job.given_frames) and job.item_bytes != 4
         return cls(
             text=0 if way.text_encoder_on == "cpu" else text,
             image=shapes.image_encoder_parameters * item,
             expert=expert, experts=expert * shape.experts,
-            autoencoder=vae * job.decode_item_bytes, encoder_fp32=vae * 4 if both else 0,
+            autoencoder=vae * job.item_bytes, encoder_fp32=vae * 4 if both else 0,
             streamed=streamed, host=host,
         )  # fmt: skip
 
@@ -293,9 +293,9 @@ def _live_bytes(way: MemoryPlan, shapes: NetworkShapes, job: JobShape) -> dict[s
         height, width = tile_side(height, way.tile, tall)[1], tile_side(width, way.tile, wide)[1]
     kind = job.device_kind
     part = costs_vae.decoding(vae, latent_frames, height, width, workspace=kind)
-    decoding = part.peak * job.decode_item_bytes
+    decoding = part.peak * job.item_bytes
     if way.tile is not None and kind != "cuda":
-        decoding += 3 * job.num_frames * job.width * job.height * job.decode_item_bytes
+        decoding += 3 * job.num_frames * job.width * job.height * job.item_bytes
     _, text = costs.text_encoder_bytes(shapes.text_encoder, job.item_bytes, shape.text_len)
     live = {
         "encode text": 0 if way.text_encoder_on == "cpu" else text,

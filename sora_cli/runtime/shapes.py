@@ -184,7 +184,7 @@ class JobShape:
         1. batch: rows in one call of the transformer (2 where both halves of guidance go through
         at once, times the videos made at once).
     given_frames: pixel frames that the autoencoder has to encode, 0 for text to video.
-    dtype: of the networks; the autoencoder is fp32 on a CPU, and wherever it encodes.
+    dtype: of the networks; the autoencoder is fp32 wherever it encodes.
     cores: of the CPU, for its rate. device_name: as the driver says it, for the rate of a GPU.
     tflops: the device's measured rate on this transformer, where one is known.
     """
@@ -206,11 +206,6 @@ class JobShape:
     def item_bytes(self) -> int:
         """Bytes of one number of the networks' dtype."""
         return ITEM_BYTES[self.dtype]
-
-    @property
-    def decode_item_bytes(self) -> int:
-        """The same of the decoder."""
-        return 4 if self.device_kind == "cpu" else self.item_bytes
 
     def latent_size(self, autoencoder: AutoencoderShape) -> tuple[int, int, int]:
         """(T, H, W) of the latents."""
