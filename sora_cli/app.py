@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sora_cli.about import caption as caption
 from sora_cli.about import expand as expand
 from sora_cli.about import info as info
+from sora_cli.about import verify as verify
 from sora_cli.jobs import arrange, job, planning, source
 from sora_cli.jobs.job import Media, Result, Target, Verb
 from sora_cli.jobs.source import CONTEXT
@@ -111,6 +112,7 @@ def extend(
     found, installed, settings = arrange.from_clip(clip, request, "continue a clip", observer)
     sides = 2 if direction == "both" else 1
     frames = arrange.added_frames(found, by, to, sides)
+    settings = arrange.with_prompt(settings, request, clip, installed, observer)
 
     def segments(expand: Expand) -> Sequence[Segment]:
         from sora_cli.pipeline.timeline import Span
@@ -149,6 +151,7 @@ def loop(
         return _ring(request, over, target or Target(), observer)
     found, installed, settings = arrange.from_clip(clip, request, "close a loop", observer)
     frames = arrange.frames_over(found, over)
+    settings = arrange.with_prompt(settings, request, clip, installed, observer)
 
     def segments(expand: Expand) -> Sequence[Segment]:
         from sora_cli.pipeline.timeline import Span
@@ -178,6 +181,7 @@ def connect(
     found, installed, settings = arrange.from_clip(first, request, "connect clips", observer)
     other = source.Source(clip=source.open_source(second), settings=settings)
     frames = arrange.frames_over(found, over)
+    settings = arrange.with_prompt(settings, request, first, installed, observer)
     for note in (*other.clip.notes, *arrange.reconciled(found, other)):
         observer(Event(phase="note", message=f"{second.name}: {note}"))
 
@@ -221,6 +225,7 @@ def edit(
     found, installed, settings = arrange.from_clip(clip, request, "change a clip", observer)
     cut = None if between is None else arrange.cut_frames(found, between)
     white = None if mask is None else arrange.white_of(mask, found, installed, cut)
+    settings = arrange.with_prompt(settings, request, clip, installed, observer)
 
     def segments(expand: Expand) -> Sequence[Segment]:
         from sora_cli.pipeline.timeline import Span
@@ -339,7 +344,8 @@ def _from_prompt(
         prompt = expand(settings.prompt)
         return [Span(num_frames=settings.num_frames, prompt=prompt, references=looks)]
 
-    verb = Verb(media=media, segments=segments)
+    made_from = tuple(Path(path).expanduser() for path in request.references)
+    verb = Verb(media=media, segments=segments, made_from=made_from)
     return job.make(request, installed, settings, verb, target, observer)
 
 

@@ -121,7 +121,11 @@ def with_prompt(
         return settings
     found, where = prompt_in(path), f"taken from the recipe in {path.name}"
     if not found and (folder := planning.captioner(installed)):
-        found, where = _described(path, folder, observer), f"what is seen in {path.name}"
+        found, still = _described(path, folder, observer)
+        where = f"what is seen in {path.name}"
+        if still:  # what happens is for the LLM to say: it keeps what the words name
+            observer(Event(phase="note", message=f"no prompt: {where}: {found}"))
+            return replace(settings, prompt=found, expand=request.expand is not False)
     if not found:
         where = f"what is seen in {path.name} alone decides what happens"
     observer(Event(phase="note", message=f"no prompt: {where}{': ' if found else ''}{found}"))
@@ -139,23 +143,32 @@ def prompt_in(path: Path) -> str:
     return next((text for text in said if isinstance(text, str) and text), "")
 
 
-def _described(path: Path, folder: Path, observer: Observer) -> str:
-    """A clip in words, or nothing where that fails: the video can be made without."""
-    from sora_cli.pipeline.caption import caption
+def _described(path: Path, folder: Path, observer: Observer) -> tuple[str, bool]:
+    """A clip in words, or nothing where that fails: the video can be made without.
+
+    And whether they are of a picture, by a captioner that was taught to say that it stands still.
+    """
+    from sora_cli.models.vision_language import is_captioner
+    from sora_cli.pipeline.caption import as_beginning, caption
     from sora_cli.runtime.paths import cache_dir
 
     observer(Event(phase="caption"))
     try:
-        return caption(moments(open_source(path)), folder=folder, cache_dir=cache_dir()).text
+        found = caption(moments(open_source(path)), folder=folder, cache_dir=cache_dir())
     except SoraError as error:
         observer(Event(phase="note", message=f"no caption: {error.message}"))
-        return ""
+        return "", False
+    for note in found.notes:
+        observer(Event(phase="note", message=note))
+    still = found.frames == 1 and is_captioner(folder)
+    return (as_beginning(found.text), True) if still else (found.text, False)
 
 
 def from_clip(
     path: Path, request: Request, what: str, observer: Observer
 ) -> tuple[Source, Installed, Settings]:
-    """A clip, the model that works on it, and settings of the clip's shape."""
+    """A clip, the model that works on it, and settings of the clip's shape; `with_prompt` is next,
+    once all else that was asked for is known to be right: it may have to look at the clip."""
     clip = open_source(path)
     installed = planning.find_model(request)
     planning.require(installed, "given", what)
@@ -164,7 +177,6 @@ def from_clip(
     settings = planning.settle(replace(shaped, num_frames=None, duration=None), observer)[1]
     for note in clip.notes:
         observer(Event(phase="note", message=f"{path.name}: {note}"))
-    settings = with_prompt(settings, request, path, installed, observer)
     return Source(clip=clip, settings=settings), installed, settings
 
 
@@ -187,11 +199,12 @@ def check_strength(strength: float) -> None:
 
 
 def told(name: str, parents: list[Path]) -> dict[str, Any]:
-    """What a verb's recipe says of where its frames came from, and a name for the file."""
+    """What a verb says of where its frames came from, and a name for the file."""
     from sora_cli.media import recipe
 
     told = {"verb": name, "parents": recipe.parents(*parents)}
-    return {"name": f"{parents[0].stem} {name}", "extra": told}
+    name = f"{parents[0].stem} {name}"
+    return {"name": name, "extra": told, "made_from": tuple(parents)}
 
 
 def kept_latents(found: Source, installed: Installed, observer: Observer) -> Tensor | None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # A picture of 2**19 pixels is 512 tokens; what a language model must see for a caption, it sees.
 PICTURE_PIXELS = 2**19
 ALL_PIXELS = 2**20  # of all pictures together
+EYES = "sora_eyes"  # model_type of a vision_config that models/captioner.py reads, not this module
 
 # For a tokenizer without a template of its own: what all of Qwen's models read.
 CHATML = (
@@ -41,6 +42,15 @@ CHATML = (
     "{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}"
     "{{ '<|im_end|>\n' }}{% endfor %}{{ '<|im_start|>assistant\n' }}"
 )
+
+
+def is_captioner(folder: Path) -> bool:
+    """Whether a folder holds a small captioner (models/captioner.py), as its config.json says."""
+    try:
+        table = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return bool(table["vision_config"]["model_type"] == EYES)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 class VisionLanguageModel(FromFolder):

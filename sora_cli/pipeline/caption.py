@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sora_cli.errors import SoraError, UsageError, WeightsError
+from sora_cli.models.vision_language import is_captioner
 from sora_cli.pipeline.answers import objection
 from sora_cli.pipeline.ask import Question, ask, recall, remember, sees
 from sora_cli.pipeline.expand import known_words
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
 MAX_REMEMBERED = 2000  # captions, of about half a kilobyte each
 MAX_FRAMES = 8  # that are looked at, of a clip of any length
 PULL = f"sora weights pull {VISION_MODEL}"
+# What captions of the embedded model's world say of a picture alone (train/captions.py).
+A_PICTURE, STANDS = "A picture. ", " stands "
+ONE_WORLD = (
+    "this captioner has seen one small world of coloured things, and describes everything as if it "
+    f"were of it; one that knows more: {PULL}"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,11 +46,13 @@ class Caption:
     text: one paragraph.
     frames: how many moments were looked at.
     source: "model" (written now) or "remembered" (read from the cache).
+    notes: sentences for stderr.
     """
 
     text: str
     frames: int
     source: Literal["model", "remembered"]
+    notes: tuple[str, ...] = ()
 
 
 def caption(
@@ -82,11 +91,12 @@ def caption(
     )  # fmt: skip
     memory = Memory(folder=cache_dir / "captions", suffix=".json", limit=MAX_REMEMBERED)
     facts = question.facts()
+    notes = (ONE_WORLD,) if is_captioner(folder) else ()
     if remembered := recall(memory, facts, "caption"):
-        return Caption(text=remembered, frames=len(seen), source="remembered")
+        return Caption(text=remembered, frames=len(seen), source="remembered", notes=notes)
     text = _written(question, device, dtype)
     remember(memory, facts, caption=text)
-    return Caption(text=text, frames=len(seen), source="model")
+    return Caption(text=text, frames=len(seen), source="model", notes=notes)
 
 
 def spread(frames: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
@@ -96,10 +106,23 @@ def spread(frames: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
     return tuple(frames[round(i * last / max(count - 1, 1))] for i in range(count))
 
 
+def as_beginning(text: str) -> str:
+    """A small captioner's caption of a picture as words for a video that begins with it.
+
+    It says that nothing moves, and a video of such words stands still; what happens is left for
+    the caption LLM to say.
+    """
+    words = text.removeprefix(A_PICTURE).replace(STANDS, " ")
+    return words[:1].upper() + words[1:]
+
+
 def _written(question: Question, device: torch.device | str, dtype: torch.dtype | None) -> str:
     """The answer, where there is one worth the name; raises as `caption`."""
     try:
-        answer = ask(question, device=device, dtype=dtype)
+        if is_captioner(question.folder):
+            answer = _described(question)
+        else:
+            answer = ask(question, device=device, dtype=dtype)
     except SoraError:
         raise
     except Exception as error:  # transformers raises whatever went wrong within it
@@ -108,3 +131,11 @@ def _written(question: Question, device: torch.device | str, dtype: torch.dtype 
     if amiss := objection("", answer, question.instructions):
         raise SoraError(f"no caption could be written: {amiss}", hint="another --seed")
     return answer
+
+
+def _described(question: Question) -> str:
+    """The answer of a small captioner, which is told nothing and runs on the CPU."""
+    from sora_cli.models.captioner import Captioner
+
+    with Captioner(question.folder) as captioner:
+        return captioner.describe(question.frames, seed=question.seed)

@@ -28,7 +28,7 @@ from sora_cli.weights import keymaps
 from sora_cli.weights.keymaps_vae import rename_parameter, vae_config_to_diffusers, vae_original
 from sora_cli.weights.store import SUMS
 
-PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "language_model")
+PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "language_model", "captioner")
 PROVENANCE = "provenance.json"
 MAX_SHARD = "14MB"  # a repository keeps every version of a file
 INDEX = {
@@ -39,7 +39,7 @@ INDEX = {
     "expand_timesteps": True,
     "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
     "text_encoder": ["transformers", "UMT5EncoderModel"],
-    "tokenizer": ["transformers", "T5TokenizerFast"],
+    "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
     "transformer": ["diffusers", "WanTransformer3DModel"],
     "transformer_2": [None, None],
     "vae": ["diffusers", "AutoencoderKLWan"],
