@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 # A model so small answers at once on the CPU, and there in the same words on every machine.
 SMALL_BYTES = 2**28
+# A small model draws an answer in a twentieth of a second; so another is cheap.
+ATTEMPTS, AS_ASKED = 12, 4  # answers drawn; how many of them to the prompt as it was asked
+SEED_STEP = 1_000_003  # between attempts, so that the answers to the next seed are others
 # Beyond the weights: what was said so far, in keys and values, and the work of one step.
 ROOM_FOR_WORK = 1.15
 
@@ -41,6 +45,7 @@ class Question:
     prompt: the user's text, cleaned; empty where there is none.
     instructions: what the model is told; None for a model that was taught the one thing it does.
     frames: what it is shown, uint8 [H, W, 3] each.
+    retold: the prompt in plainer words that follow from it, for when no answer to it holds.
     """
 
     folder: Path
@@ -48,6 +53,7 @@ class Question:
     seed: int
     instructions: Instructions | None = None
     frames: tuple[np.ndarray, ...] = ()
+    retold: str = ""
 
     def facts(self) -> tuple[object, ...] | None:
         """What the answer follows from, for a Memory; None when the model cannot be read."""
@@ -61,11 +67,14 @@ class Question:
 
 
 def ask(
-    question: Question, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
-) -> str:
+    question: Question, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None,
+    faults: Callable[[str], int] | None = None,
+) -> str:  # fmt: skip
     """The model's answer, tidied; the same for the same question on the same device.
 
     Args:
+        faults: how much is wrong with an answer. A model that was taught the one thing it does is
+            asked up to ATTEMPTS times, and its first answer without a fault stands, or the best.
         device: where a large model runs; where the memory there is too small, it runs on the CPU.
             A small one always does, in float32.
         dtype: of a large model on `device`; None for bfloat16.
@@ -81,7 +90,7 @@ def ask(
         shortage = _shortage(question.folder, place, kind)
         if shortage is None:
             try:
-                return _ask_there(question, place, kind)
+                return _ask_there(question, place, kind, faults)
             except torch.OutOfMemoryError:
                 shortage = f"{place} ran out of memory"
             gc.collect()  # what was loaded until then, before it is loaded elsewhere
@@ -114,7 +123,10 @@ def remember(memory: Memory, facts: tuple[object, ...] | None, **entry: str) -> 
         memory.remember((json.dumps(entry, ensure_ascii=False) + "\n").encode(), *facts)
 
 
-def _ask_there(question: Question, device: torch.device, dtype: torch.dtype) -> str:
+def _ask_there(
+    question: Question, device: torch.device, dtype: torch.dtype,
+    faults: Callable[[str], int] | None,
+) -> str:  # fmt: skip
     told, folder, seed = question.instructions, question.folder, question.seed
     request, system, longest = question.prompt, None, MAX_NEW_TOKENS
     if told is not None:
@@ -127,8 +139,27 @@ def _ask_there(question: Question, device: torch.device, dtype: torch.dtype) -> 
             )
     else:
         with LanguageModel(folder, device, dtype) as writer:
+            if told is None and faults is not None:
+                return best_answer(writer, question, faults)
             answer = writer.complete(request, seed=seed, system=system, max_new_tokens=longest)
     return answer if told is None else tidy(answer)
+
+
+def best_answer(writer: LanguageModel, question: Question, faults: Callable[[str], int]) -> str:
+    """The first answer without a fault, or the first of those with the fewest."""
+    best: tuple[int, str] | None = None
+    for attempt in range(ATTEMPTS):
+        plainer = question.retold if attempt >= AS_ASKED else ""
+        answer = writer.complete(
+            plainer or question.prompt, seed=(question.seed + attempt * SEED_STEP) % 2**63
+        )
+        wrong = faults(answer)
+        if best is None or wrong < best[0]:
+            best = wrong, answer
+        if not wrong:
+            break
+    assert best is not None
+    return best[1]
 
 
 def _places(

@@ -7,7 +7,7 @@ seed and the language model, and transformers is imported only when a new one ha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Literal
 
 from sora_cli.pipeline.answers import length_in_words, objection, unquoted, words
 from sora_cli.pipeline.ask import Question, ask, recall, remember, sees
+from sora_cli.pipeline.checking import MALFORMED, faults
 from sora_cli.pipeline.instructions import TEXT_MODEL, VISION_MODEL, GivenAs, instructions_for
+from sora_cli.pipeline.lexicon import Lexicon, bases, read_lexicon
 from sora_cli.pipeline.prompt import clean_text
+from sora_cli.pipeline.reading import Reading, read_prompt
 from sora_cli.pipeline.remember import Memory
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ PICTURE = "a picture. "  # train/prompts.py's mark of a caption in which nothing
 MAX_REMEMBERED = 2000  # expansions, of about half a kilobyte each
 MAX_NAMED = 8  # unknown words in a note
 DENSE_WORDS = 13  # the fewest words in which every attribute can be named
-_ENDINGS = ("s", "es", "d", "ed", "ing", "ly", "y", "er", "ers", "n", "ish")
+GRAVE = 100  # an answer that is no caption is worse than one with so many faults
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,41 +73,60 @@ def expand(
         device, dtype: where a large language model runs, as `ask.ask` takes them.
     """
     text = clean_text(prompt)
-    known = known_words(folder)
-    note = unknown_note(text, known, model=model)
-    notes = (note,) if note else ()
+    known, world = known_words(folder), _World.of(text, folder)
+    notes = world.notes(model) if world else _told(unknown_note(text, known, model=model))
     untouched = Expansion(prompt=prompt, expanded_prompt=text, notes=notes)
     if not enabled or (not text and given_as is None):
-        return untouched
+        return replace(untouched, notes=_told(unknown_note(text, known, model=model)))
     if folder is None:
         return _excused(untouched, f"no language model is here: {_way_to_one(given_as)}")
-    question = _question(text, known, folder, seed, picture, tuple(given), given_as)
+    question = _question(text, known, world, folder, seed, picture, tuple(given), given_as)
     if question is None:
         return untouched
     memory = Memory(folder=cache_dir / "expansions", suffix=".json", limit=MAX_REMEMBERED)
     facts = question.facts()
     if remembered := recall(memory, facts, "expanded_prompt"):
-        return replace(untouched, expanded_prompt=remembered, source="remembered")
+        return _answered(untouched, remembered, world, picture, "remembered")
     try:
-        answer = ask(question, device=device, dtype=dtype)
+        answer = ask(
+            question, device=device, dtype=dtype, faults=world.judge(picture) if world else None
+        )
     except Exception as error:  # whatever it was, the video can still be made from the prompt
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         return _excused(untouched, f"it could not be expanded: {reason}")
     if amiss := objection(question.prompt, answer, question.instructions):
         return _excused(untouched, amiss)
     remember(memory, facts, prompt=question.prompt, expanded_prompt=answer)
-    return replace(untouched, expanded_prompt=answer, source="model")
+    return _answered(untouched, answer, world, picture, "model")
+
+
+def _answered(
+    untouched: Expansion, answer: str, world: _World | None, still: bool,
+    source: Literal["model", "remembered"],
+) -> Expansion:  # fmt: skip
+    """The answer, and what of the prompt it does not keep."""
+    lost = faults(answer, world.reading, world.lexicon, still=still) if world else []
+    if lost == [MALFORMED]:
+        return _excused(untouched, "no caption came of it")
+    notes = (f"the caption may not keep: {', '.join(lost[:MAX_NAMED])}",) if lost else ()
+    made = replace(untouched, expanded_prompt=answer, source=source)
+    return replace(made, notes=(*untouched.notes, *notes))
 
 
 def _question(
-    text: str, known: frozenset[str], folder: Path, seed: int, still: bool,
+    text: str, known: frozenset[str], world: _World | None, folder: Path, seed: int, still: bool,
     given: tuple[np.ndarray, ...], given_as: GivenAs | None,
 ) -> Question | None:  # fmt: skip
     """What to ask, or None where the prompt says enough or nothing can be asked."""
     if known:
-        if not text or is_dense(text, known):
+        enough = world.lexicon.caption_words if world else known
+        if not text or (is_dense(text, enough) and not (world and world.reading.denies)):
             return None
-        return Question(folder=folder, prompt=PICTURE + text if still else text, seed=seed)
+        mark = PICTURE if still else ""
+        if world is None:
+            return Question(folder=folder, prompt=mark + text, seed=seed)
+        retold = world.reading.retold and mark + world.reading.retold
+        return Question(folder=folder, prompt=mark + world.reading.text, seed=seed, retold=retold)
     text = unquoted(text)
     shown = given if sees(folder) else ()
     told = instructions_for(prompt=text, still=still, given_as=given_as, seen=bool(shown))
@@ -158,19 +180,30 @@ def unknown_words(prompt: str, known: frozenset[str]) -> list[str]:
     """
     if not known:
         return []
-    bases = _known_bases(known)
+    stems = _known_bases(known)
     found: dict[str, str] = {}
     for word in words(prompt):
         folded = word.casefold()
-        if folded in known or (len(word) == 1 and word.isascii()) or _bases(folded) & bases:
+        if folded in known or (len(word) == 1 and word.isascii()) or bases(folded) & stems:
             continue
         found.setdefault(folded, word)
     return list(found.values())
 
 
-def unknown_note(prompt: str, known: frozenset[str], *, model: str = "tiny") -> str | None:
-    """A sentence that names the unknown words and the way to a model that knows them, or None."""
-    named = [w if len(w) <= 24 else w[:23] + "…" for w in unknown_words(prompt, known)]
+def unknown_note(
+    prompt: str, known: frozenset[str], *, model: str = "tiny", reading: Reading | None = None
+) -> str | None:
+    """A sentence that names the unknown words and the way to a model that knows them, or None.
+
+    reading: tells which of them were only misspelt, and what stands for which.
+    """
+    mended = {typed for typed, _ in reading.mended} if reading else set()
+    shown = dict(reading.stand_ins) if reading else {}
+    # In the prompt's order: what nothing stands for, and what something does, with that.
+    rows = {w: None for w in unknown_words(prompt, known) if w.casefold() not in mended}
+    parts = {part for typed in shown for part in typed.split()}
+    strange = [_cut(word) for word in rows if word.casefold() not in parts]
+    named = [f"{_cut(typed)} (here: {word})" for typed, word in shown.items()] + strange
     if not named:
         return None
     more = f" and {len(named) - MAX_NAMED} more" if len(named) > MAX_NAMED else ""
@@ -180,21 +213,57 @@ def unknown_note(prompt: str, known: frozenset[str], *, model: str = "tiny") -> 
     )
 
 
-def _bases(word: str) -> frozenset[str]:
-    """What may stand before an English ending: bouncing → bounc, bounce; spinning → spin."""
-    bases = {word}
-    for ending in _ENDINGS:
-        base = word.removesuffix(ending)
-        if base == word or len(base) < 3:
-            continue
-        bases |= {base, base + "e"}
-        if base[-1] == base[-2]:
-            bases.add(base[:-1])
-        if base[-1] == "i":
-            bases.add(base[:-1] + "y")
-    return frozenset(bases)
+def _cut(word: str) -> str:
+    return word if len(word) <= 24 else word[:23] + "…"
+
+
+def _told(note: str | None) -> tuple[str, ...]:
+    return (note,) if note else ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _World:
+    """A prompt read by the lexicon of the world that the language model was taught."""
+
+    text: str
+    known: frozenset[str]
+    lexicon: Lexicon
+    reading: Reading
+
+    @classmethod
+    def of(cls, text: str, folder: Path | None) -> _World | None:
+        """None for a model of the open world."""
+        known, lexicon = known_words(folder), read_lexicon(folder)
+        if lexicon is None or not known:
+            return None
+        reading = read_prompt(text, lexicon, known)
+        return cls(text=text, known=known, lexicon=lexicon, reading=reading)
+
+    def notes(self, model: str) -> tuple[str, ...]:
+        """What the user should know of how the prompt was read."""
+        reading = self.reading
+        notes = []
+        if reading.mended:
+            pairs = [f"{_cut(typed)} as {meant}" for typed, meant in reading.mended[:MAX_NAMED]]
+            notes.append(f"read {', '.join(pairs)}")
+        known = self.known | self.lexicon.many
+        notes += _told(unknown_note(self.text, known, model=model, reading=reading))
+        if reading.too_many:
+            notes.append(f"{model} shows {self.lexicon.most_things} things at most")
+        if self.text and not reading.mentions:
+            notes.append(f"{model} knows nothing that this prompt names: the scene is its own idea")
+        return tuple(notes)
+
+    def judge(self, still: bool) -> Callable[[str], int]:
+        """How much is wrong with a caption of the prompt."""
+
+        def count(caption: str) -> int:
+            lost = faults(caption, self.reading, self.lexicon, still=still)
+            return GRAVE if lost == [MALFORMED] else len(lost)
+
+        return count
 
 
 @lru_cache(maxsize=4)
 def _known_bases(known: frozenset[str]) -> frozenset[str]:
-    return frozenset(base for word in known for base in _bases(word))
+    return frozenset(base for word in known for base in bases(word))

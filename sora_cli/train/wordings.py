@@ -28,7 +28,8 @@ SYNONYMS: dict[str, Words] = {  # words that mean what the world holds
         "grass": ("grass", "lawn", "meadow", "in a field", "on the lawn", "in the grass"),
         "sand": ("sand", "beach", "desert", "on the beach", "in the desert", "sandy ground"),
         "snow": ("snow", "snowy ground", "on snow", "winter snow", "snowy"),
-        "tiles": ("tiles", "tiled floor", "tile floor", "on tiles", "on a tile floor"),
+        "tiles": ("tiles", "tiled floor", "tile floor", "on tiles", "on a tile floor",
+                  "gray tiles"),
         "wood": ("wood", "wooden floor", "planks", "on wooden planks", "on a wood floor"),
         "water": ("water", "sea", "ocean", "lake", "on the ocean", "on a lake", "on water"),
     },
@@ -36,7 +37,8 @@ SYNONYMS: dict[str, Words] = {  # words that mean what the world holds
         "day": ("day", "daytime", "sunny", "daylight", "sunny day", "blue sky", "during the day"),
         "sunset": ("sunset", "dusk", "evening", "sunset sky", "at dusk", "orange sky", "sundown"),
         "night": ("night", "nighttime", "moonlight", "dark night", "at midnight", "by night"),
-        "overcast": ("overcast", "cloudy", "clouds", "grey sky", "cloudy sky", "gray clouds"),
+        "overcast": ("overcast", "cloudy", "clouds", "grey sky", "cloudy sky", "gray clouds",
+                     "gray sky", "grey skies", "gray skies", "cloudy skies"),
     },
     "camera": {
         "static": ("still camera", "fixed camera", "camera still", "no camera movement", "static"),
@@ -48,18 +50,91 @@ SYNONYMS: dict[str, Words] = {  # words that mean what the world holds
 }  # fmt: skip
 NEAREST: dict[str, Words] = {  # words it does not hold, and what comes closest
     "kind": {
-        "ball": ("balloon", "marble", "planet"), "cube": ("dice", "crate", "brick"),
-        "cylinder": ("barrel", "can", "bottle"), "cone": ("pyramid", "tent", "mountain"),
-        "car": ("truck", "bus", "train"), "tree": ("bush", "plant", "flower"),
-        "house": ("building", "castle", "hut"), "snowman": ("man", "woman", "person"),
+        "ball": ("balloon", "marble", "planet", "globe", "bubble", "pearl", "apple", "tomato",
+                 "lemon", "melon", "pumpkin", "egg", "pebble", "football", "basketball", "earth",
+                 "fruit", "coin", "wheel", "ring", "donut", "boulder", "rock",
+                 "stone", "bead", "circle", "asteroid"),
+        "cube": ("dice", "crate", "brick", "chest", "parcel", "package", "present", "gift",
+                 "fridge", "television", "tv", "computer", "book", "suitcase", "bag", "cuboid",
+                 "square", "cake", "table", "chair", "sofa", "bed", "phone", "clock",
+                 "guitar", "piano"),
+        "cylinder": ("barrel", "bottle", "cup", "mug", "glass", "pipe", "bucket", "candle",
+                     "drum", "vase", "jar", "pillar", "column", "pole", "log", "stick", "lamp",
+                     "pencil", "pot", "cigar", "banana", "spoon", "lighthouse", "battery"),
+        "cone": ("pyramid", "tent", "mountain", "volcano", "hill", "triangle", "spike", "rocket",
+                 "spaceship", "missile", "funnel", "carrot", "hat", "teepee", "wigwam", "iceberg"),
+        "car": ("truck", "bus", "train", "van", "taxi", "lorry", "jeep", "tractor", "motorcycle",
+                "motorbike", "bike", "bicycle", "boat", "ship", "plane", "airplane", "aeroplane",
+                "helicopter", "tank", "scooter", "wagon", "limousine", "ferrari", "porsche",
+                "tesla", "suv", "cab", "sled", "submarine", "skateboard"),
+        "tree": ("bush", "plant", "flower", "oak", "pine", "palm", "cactus", "shrub", "rose",
+                 "forest", "birch", "willow", "mushroom", "leaf", "broccoli", "tulip"),
+        "house": ("building", "castle", "hut", "cabin", "barn", "church", "tower", "skyscraper",
+                  "mansion", "shed", "palace", "school", "shop", "garage", "temple", "villa",
+                  "hotel", "factory", "city", "village", "windmill"),
+        "snowman": ("man", "woman", "person", "boy", "girl", "child", "kid", "baby", "people",
+                    "king", "queen", "princess", "prince", "wizard", "witch", "astronaut",
+                    "soldier", "doctor", "dancer", "clown", "pirate", "knight", "ninja", "robot",
+                    "doll", "toy", "monster", "alien", "ghost", "zombie", "dog", "corgi", "puppy",
+                    "poodle", "cat", "kitten", "horse", "pony", "unicorn", "cow", "pig", "sheep",
+                    "goat", "elephant", "lion", "tiger", "bear", "panda", "wolf", "fox", "rabbit",
+                    "bunny", "mouse", "monkey", "gorilla", "giraffe", "zebra", "penguin", "duck",
+                    "chicken", "bird", "eagle", "owl", "parrot", "fish", "shark", "whale",
+                    "dolphin", "frog", "snake", "turtle", "dragon", "dinosaur", "animal", "actor",
+                    "president", "teacher", "statue", "skeleton", "santa"),
     },
-    "color": {"red": ("pink",), "orange": ("brown",), "yellow": ("golden", "gold"),
-              "blue": ("black", "navy"), "white": ("grey", "silver"), "purple": ("magenta",),
-              "green": ("olive",)},
-    "floor": {"grass": ("park", "garden"), "snow": ("ice",), "tiles": ("street", "kitchen"),
-              "water": ("river",), "wood": ("table",), "sand": ("moon",)},
-    "sky": {"day": ("morning", "noon"), "sunset": ("dawn", "sunrise"), "night": ("space", "dark"),
-            "overcast": ("rain", "fog", "storm")},
+    "color": {"red": ("pink", "ruby", "maroon", "burgundy", "salmon", "cherry"),
+              "orange": ("brown", "bronze", "copper", "peach", "tan", "amber", "apricot", "rusty"),
+              "yellow": ("golden", "gold", "beige", "cream", "blond", "mustard"),
+              "blue": ("black", "navy", "indigo", "cobalt", "azure", "sapphire"),
+              "white": ("grey", "gray", "silver", "ivory", "transparent", "pale"),
+              "purple": ("magenta", "lilac", "lavender", "mauve", "plum", "fuchsia"),
+              "green": ("olive", "lime", "jade", "khaki"),
+              "cyan": ("mint",)},
+    "floor": {"grass": ("park", "garden", "pasture", "prairie", "moss", "turf", "golf course"),
+              "snow": ("ice", "glacier", "arctic", "antarctica", "frost"),
+              "tiles": ("street", "kitchen", "road", "pavement", "sidewalk", "bathroom",
+                        "concrete", "plaza", "town square", "highway"),
+              "water": ("river", "pond", "pool", "sea water", "waves", "harbour", "swamp"),
+              "wood": ("parquet", "deck", "living room", "bedroom", "stage", "pier", "desk"),
+              "sand": ("moon", "mars", "dunes", "dune", "sahara", "dust", "gravel", "shore",
+                       "coast")},
+    "sky": {"day": ("morning", "noon", "midday", "afternoon", "sunlight", "sunshine", "summer"),
+            "sunset": ("dawn", "sunrise", "twilight", "golden hour"),
+            "night": ("space", "dark", "darkness", "stars", "starry", "galaxy", "starlight"),
+            "overcast": ("rain", "fog", "storm", "rainy", "foggy", "stormy", "mist", "misty",
+                         "thunderstorm", "gloomy", "drizzle")},
+    "motion": {"bounces": ("dancing", "leaping", "dances", "leaps", "dribbling"),
+               "still": ("sleeping", "sitting", "waiting", "lying", "parked", "sleeps", "sits"),
+               "spins": ("whirling", "swirling", "twisting", "whirls"),
+               "falls": ("tumbling", "crashing", "tumbles", "landing")},
+}  # fmt: skip
+MANY = (  # more things than the world ever shows
+    "three", "four", "five", "six", "seven", "eight", "nine", "ten", "several", "many", "dozen",
+    "dozens", "hundred", "hundreds", "thousand", "thousands", "million", "crowd", "3", "4", "5",
+)  # fmt: skip
+DENIED: dict[str, Words] = {  # what stands behind "no", "not" or "without"
+    "floor": {"grass": ("no grass", "not on the grass", "without grass", "not on grass"),
+              "sand": ("no sand", "not on the beach", "without sand", "not on the sand"),
+              "snow": ("no snow", "not on the snow", "without snow", "not in the snow"),
+              "tiles": ("no tiles", "not on tiles", "without tiles", "not on the tiles"),
+              "wood": ("no wood", "not on wood", "without wood", "not on a wooden floor"),
+              "water": ("no water", "not on the water", "without water", "not on the sea")},
+    "sky": {"day": ("not by day", "not in daylight", "not during the day", "not on a sunny day"),
+            "sunset": ("no sunset", "not at sunset", "without a sunset", "not in the evening"),
+            "night": ("not at night", "not by night", "no night", "not in the dark night"),
+            "overcast": ("no clouds", "without clouds", "not cloudy", "without any clouds",
+                         "no clouds in the sky", "no cloud", "not overcast")},
+    "motion": {"left": ("not {go} left", "not going left", "not to the left"),
+               "right": ("not {go} right", "not going right", "not to the right"),
+               "toward": ("not coming closer", "not toward the camera"),
+               "away": ("not {go} away", "not leaving"),
+               "bounces": ("not bouncing", "no bouncing", "without bouncing", "it doesn't bounce",
+                           "does not bounce", "without jumping"),
+               "falls": ("not falling", "without falling", "it does not fall", "doesn't fall"),
+               "spins": ("not spinning", "without spinning", "it does not spin", "no spinning")},
+    "camera": {"static": ("without camera movement", "no camera motion", "no zoom", "no pan",
+                          "without zoom", "the camera is not moving", "no panning", "no zooming")},
 }  # fmt: skip
 DOING: Words = {  # {go} as in MOTION_PHRASES
     "still": ("standing still", "not moving", "standing there", "motionless", "resting", "idle"),
@@ -97,15 +172,15 @@ AFTER = (
 )  # fmt: skip
 ADJECTIVES = ("shiny", "beautiful", "old", "nice", "cute", "lovely", "funny", "round", "new",
               "plastic", "wet", "happy", "lonely", "colorful", "glowing", "magic")  # fmt: skip
-STRANGERS = ("dog", "corgi", "cat", "horse", "elephant", "robot", "dragon", "bird", "fish",
-             "king", "astronaut", "cup", "chair", "phone", "banana", "guitar", "boat", "rocket",
-             "spoon", "wizard", "lion", "baby", "shoe", "clock", "star", "city", "thing",
-             "whale")  # fmt: skip
+STRANGERS = ("shoe", "thing", "angel", "key", "letter", "engine", "cloak", "violin", "crown",
+             "mirror", "ladder", "magnet", "spider", "wing", "machine", "shadow", "cheese", "pizza",
+             "dream", "idea", "song", "love", "war", "music", "number", "smoke", "fire",
+             "rope")  # fmt: skip
 ASIDES = ("with a hat", "eating pizza", "like in a movie", "near paris", "reading a book",
           "in the style of van gogh", "with sunglasses", "and my uncle bob", "playing chess",
           "full of love", "in the year 2077", "so cool", "with lots of details", "in the middle",
           "on the left", "for my school project", "seen from above")  # fmt: skip
-ACTS = ("flying", "dancing", "swimming", "singing", "exploding", "walking", "running",
+ACTS = ("flying", "floating", "swimming", "singing", "exploding", "walking", "running",
         "burning", "growing", "melting", "doing a backflip", "playing")  # fmt: skip
 ORDINARY = (
     "a", "an", "the", "of", "and", "or", "but", "with", "without", "in", "on", "at", "by", "to",
@@ -118,5 +193,50 @@ ORDINARY = (
     "behind", "front", "other", "another", "also", "too", "so", "if", "has", "have", "was", "were",
     "will", "he", "she", "they", "his", "her", "their", "them", "cinematic", "realistic",
     "beautiful", "nice", "4k", "8k", "hd", "quality", "high", "detailed", "slow", "motion",
-    "seconds", "second", "frame", "frames", "long", "short", "fast", "quickly", "slowly",
+    "seconds", "second", "frame", "frames", "long", "short", "fast", "quickly", "slowly", "color",
+    "colour", "colored", "any", "all", "onto", "through", "across", "between", "around", "about",
+    "only", "more", "most", "good", "great", "nothing", "something", "everything", "anything",
+    "instead", "rather", "than", "except", "never", "happens", "shows", "showing", "along",
 )  # fmt: skip
+SIDES = (  # where a thing is, which is no motion
+    "on the left", "on the right", "at the left", "at the right", "to the left of",
+    "to the right of", "left of", "right of", "on the left side", "on the right side", "on left",
+    "on right", "in the middle", "left one", "right one", "the left", "the right",
+)  # fmt: skip
+PLACES: dict[str, dict[str, str]] = {  # as the world's nearest behind "on", "in", "at" …
+    "floor": {
+        "table": "wood", "forest": "grass", "jungle": "grass", "woods": "grass", "hill": "grass",
+        "farm": "grass", "mountain": "snow", "mountains": "snow", "city": "tiles", "town": "tiles",
+        "school": "tiles", "shop": "tiles", "village": "grass", "castle": "tiles",
+        "church": "tiles", "factory": "tiles", "house": "wood", "room": "wood", "island": "sand",
+        "glass": "tiles", "planet": "sand", "earth": "grass", "garage": "tiles", "boat": "wood",
+        "ship": "wood", "bed": "wood", "chair": "wood", "volcano": "sand", "office": "tiles",
+    },
+}  # fmt: skip
+# Real words that differ by one slip from a word of the world: read as they are, never corrected.
+LOOKALIKES = """
+ape balls ban bar bat batter battle bay beard beech bench blake blank bleach blend blocks blocky
+blood bluer blues bond bounced bouncy bounding brawn breach bread brow brows bud bug bus but buy
+cam cameras cap carl cast chain chess chill click clocks clods clone clones close closed closes
+closet cloud clover coat codes coding combing come comet comets con coned cones cop copes coping
+cores cost cot crane crown cub cubes cue cues curse dam dance def des deserts dessert dew dig dim
+dip diving dolls dos dose doses dot drawn dries dripping drive driven drivers drown due ear elf
+eye failing fan far fells fields fiend filed filling fin fired fix fixer fixes flood flour fog
+form fox fur gal gap gary gay gem gin gloss gong grabs grant grasp grave gravy grays greed greek
+greens greet ham hat hay head hearing heaving hem hen hid hip hoe homer hop hoping horses hose hot
+houses hub hue hug hut ice ide int intro jam jar jet key kid kin lab lad lakes lan lap larger law
+leading leaking leaning leasing leave let lie lip lit loving mad mali map marsh mat meadows
+mediums midnights min modes mom moose mop moping mouses mover mowing mud nap net nights nut oak
+oceans oil oranges pace pad pants pas paw pea pear pen pet pie pig pin pinning pit plan plank
+plate polls pop pot pound preach price pun pus rag ram ran rap rat raw resets rest rib rid rights
+rim rip rob rod roles rolf roll root rot rotate row rub rug rum rust sad sag sake san sands sap
+sat says score sew shake shall share sharp she sheet shill shoe sick siding sin sinning sip sir
+sit size sizes skill skinning skins skips slays sleep slices slider smell snore snowmen snows sob
+soon sot sow spa spade spanning spans spice spill spine spines spits spoke sport stabs stack
+stairs stake stall stamp stand star stare starlet start starts state statin status stay steep
+stile stilt stock stole stones store story stove subset sum sunsets sways swill tab tables tag tan
+tap tar tax tea tee tel ten thank thee theme themes these three tie tilde timed times tin tinny
+tip tired title toe ton tow toy track trail trees trunk tub tubes tuning tuns turn twirl van vat
+vehicles vet via viewed violent violets wad wafer wager waiter walter watch wave web while whine
+wig winner wit wooded woods woody woolen write yak yam yellows zoo
+"""

@@ -1,0 +1,310 @@
+"""Reading a prompt by a world's lexicon: what it names, what it rules out, what belongs to what.
+
+The caption is the language model's; `checking.py` holds it against what is read here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from sora_cli.pipeline.lexicon import SIDE, Lexicon, Meaning, forms
+from sora_cli.pipeline.mending import STOP, mend, once, split, stand_in, wording_at
+
+MANY_WORDS = 60  # beyond these only what has a meaning here is put to the language model
+BEHIND = 6  # words that a "not" reaches
+
+_NOT = frozenset(
+    ("not", "no", "without", "never", "non", "except", "instead", "rather", "nor", "t")
+)
+_ENDS_DENIAL = frozenset(("but", "just", "only", "it", "there", "with", "one"))
+_ANY = frozenset(("color", "colour", "anything", "everything", "any"))
+_JOINTS = _NOT | frozenset(
+    ("and", "but", "with", "of", "than", "one", "two", "both", "the", "a", "an", "is", "are", "on",
+     "in", "at", "to", "left", "right", "first", "second", "other", "each", "next")
+)  # fmt: skip
+_IS = frozenset(("is", "that", "which", "in", "colored", "coloured", "of", "color", "colour"))
+_TWO = frozenset(("two", "2", "couple", "pair", "twin", "twins"))
+_PLACES = ("floor", "sky", "camera")
+_ONE = frozenset(("a", "an", "one", "my"))
+_MORE = frozenset(
+    (
+        "something",
+        "thing",
+        "and",
+        "with",
+        "next",
+        "beside",
+        "while",
+        "plus",
+        "another",
+        "second",
+        "other",
+    )
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mention:
+    """Words of a prompt that name an attribute's value.
+
+    at, end: from which word to before which. denied: they stand behind a "not".
+    """
+
+    name: str
+    value: str
+    words: str
+    at: int
+    end: int
+    denied: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """A prompt as it was understood.
+
+    text: what to put to the language model. retold: the same in the plainest words, without what
+        is denied; empty where nothing was understood.
+    mended: (typed, read) of misspelt words. stand_ins: (typed, shown) of things the world lacks.
+    mentions: what is named, in order. bound: (thing's kind, (attribute, value)).
+    kinds: of the things asked for, from left to right as far as the prompt says.
+    things: how many there shall be, None where it is left open.
+    alike: two of one kind are asked for. both: of two things the same is said at once.
+    too_many: more things are asked for than the world shows.
+    """
+
+    text: str
+    retold: str = ""
+    mended: tuple[tuple[str, str], ...] = ()
+    stand_ins: tuple[tuple[str, str], ...] = ()
+    mentions: tuple[Mention, ...] = ()
+    bound: tuple[tuple[str, Meaning], ...] = ()
+    kinds: tuple[str, ...] = ()
+    things: int | None = None
+    alike: bool = False
+    both: bool = False
+    too_many: bool = False
+
+    @property
+    def denies(self) -> bool:
+        """Whether something is ruled out."""
+        return any(mention.denied for mention in self.mentions)
+
+
+def read_prompt(prompt: str, lexicon: Lexicon, known: frozenset[str]) -> Reading:
+    """Read a cleaned prompt.
+
+    known: words that need no mending, whatever they mean.
+    """
+    typed, gaps = split(prompt)
+    lowered = [word.casefold() for word in typed]
+    words = mend(lowered, lexicon, known)
+    fixes = tuple(dict.fromkeys((w, m) for w, m in zip(lowered, words, strict=True) if w != m))
+    words, gaps = once(words, gaps)
+    words, gaps, stand_ins = stand_in(words, gaps, lexicon)
+    mentions = _mentions(words, gaps, lexicon)
+    if len(words) > MANY_WORDS:
+        words, gaps = _meaningful(words, gaps, mentions)
+        mentions = _mentions(words, gaps, lexicon)
+    words, crowd = _few(words, mentions, lexicon)
+    text = gaps[0] + "".join(word + gap for word, gap in zip(words, gaps[1:], strict=True))
+    bound, kinds = _bound(words, gaps, mentions), _kinds(words, gaps, mentions)
+    reading = Reading(
+        text=text.strip(), mended=fixes, stand_ins=stand_ins, mentions=mentions, bound=bound,
+        kinds=kinds, things=_things(words, kinds, mentions), alike=_alike(words, kinds, mentions),
+        both="both" in words,
+        too_many=crowd or len(kinds) > lexicon.most_things,
+    )  # fmt: skip
+    return replace(reading, retold=_retold(reading, lexicon))
+
+
+def _meaningful(
+    words: list[str], gaps: list[str], mentions: tuple[Mention, ...]
+) -> tuple[list[str], list[str]]:
+    """Of a long prompt the words that mean something here, and those that join them."""
+    meant = {i for mention in mentions for i in range(mention.at, mention.end)}
+    near = {i + step for i in meant for step in (-2, -1, 1, 2)}
+    keep = [i for i, w in enumerate(words) if i in meant or (i in near and w in _JOINTS)]
+    keep = keep[:MANY_WORDS]
+    marks = ["".join(STOP.findall(gaps[i])[:1]) + " " for i in keep]
+    return [words[i] for i in keep], [*marks, ""]
+
+
+# ---------------------------------------------------------------------- what is named
+
+
+def _mentions(words: list[str], gaps: list[str], lexicon: Lexicon) -> tuple[Mention, ...]:
+    found: list[Mention] = []
+    inside: set[int] = set()
+    at = 0
+    while at < len(words):
+        count = wording_at(words, at, lexicon)
+        if words[at] in _NOT and wording_at(words, at + 1, lexicon) > count - 1:
+            count = 0  # "not moving left" denies "moving left"
+        if words[at + count - 1] in ("left", "right") and words[at + count :][:1] == ["of"]:
+            count = 0  # "rolling to the right of" says where
+        meaning = _meaning(words, at, count, lexicon) if count else None
+        end = at + max(count, 1)
+        stops = end == len(words) or bool(STOP.search(gaps[end])) or words[end] == "and"
+        if (
+            not count
+            and words[at] in ("left", "right")
+            and stops
+            and found[-1:]
+            and (found[-1].name == "kind" and found[-1].end == at)
+        ):
+            count, meaning = 1, SIDE  # "red ball left, blue cube right"
+        if meaning is not None and count:
+            inside |= set(range(at, end))
+            text = " ".join(words[at:end])
+            found.append(Mention(name=meaning[0], value=meaning[1], words=text, at=at, end=end))
+        at = end
+    denied = _denied(words, gaps, found, inside)
+    return tuple(replace(m, denied=m.at in denied) for m in found if m.name != SIDE[0]) + tuple(
+        m for m in found if m.name == SIDE[0]
+    )
+
+
+def _meaning(words: list[str], at: int, count: int, lexicon: Lexicon) -> Meaning | None:
+    exact = lexicon.phrases.get(tuple(words[at : at + count]))
+    if exact is not None:
+        return exact
+    found = ((form,) for form in forms(words[at]))
+    return next((lexicon.phrases[form] for form in found if form in lexicon.phrases), None)
+
+
+def _denied(
+    words: list[str], gaps: list[str], mentions: list[Mention], inside: set[int]
+) -> set[int]:
+    """Where the mentions stand that a "not" reaches."""
+    starts = {mention.at: mention for mention in mentions}
+    denied: set[int] = set()
+    for at, word in enumerate(words):
+        but = word == "but" and at > 0 and words[at - 1] in _ANY
+        if at in inside or not (but or word in _NOT):
+            continue
+        for place in range(at + 1, min(at + 1 + BEHIND, len(words))):
+            # "not red, but blue"; "instead of a cube, a ball"; "no clouds and a ball".
+            after = starts.get(place + 1)
+            joined = words[place] == "and" and (after is None or after.name not in _PLACES)
+            if STOP.search(gaps[place]) or words[place] in _ENDS_DENIAL or joined:
+                break
+            if mention := starts.get(place):
+                denied.add(place)
+                if mention.name == "kind":
+                    break
+    return denied
+
+
+def _bound(
+    words: list[str], gaps: list[str], mentions: tuple[Mention, ...]
+) -> tuple[tuple[str, Meaning], ...]:  # fmt: skip
+    """Which colours and sizes stand with which thing: "a small red ball", "the ball is red"."""
+    asserted = [m for m in mentions if not m.denied]
+    kinds = [m for m in asserted if m.name == "kind"]
+    rows, used = [], set()
+    for kind in kinds:
+        at, reach = kind.at, 1
+        for mention in reversed([m for m in asserted if m.end <= kind.at]):
+            gap = words[mention.end : at]
+            parted = len(gap) > reach or set(gap) & (_JOINTS | _MORE)
+            stopped = any(STOP.search(gaps[i]) for i in range(mention.end, at + 1))
+            if mention.name not in ("color", "size") or parted or stopped:
+                break
+            at = mention.at
+            rows.append((kind.value, (mention.name, mention.value)))
+            used.add(mention.at)
+        for mention in asserted:
+            between = words[kind.end : mention.at]
+            joined = between and len(between) <= 3 and set(between) <= _IS
+            if mention.at > kind.at and mention.name == "color" and joined:
+                rows.append((kind.value, (mention.name, mention.value)))
+                used.add(mention.at)
+    spare = [m for m in asserted if m.name == "color" and m.at not in used]
+    names = list(dict.fromkeys(kind.value for kind in kinds))
+    bound_kinds = {kind for kind, (name, _) in rows if name == "color"}
+    if len(spare) == len(names) == 2 and not bound_kinds:  # "a ball and a cube, red and blue"
+        rows += [(k, ("color", m.value)) for k, m in zip(names, spare, strict=True)]
+    return tuple(dict.fromkeys(rows))
+
+
+def _kinds(words: list[str], gaps: list[str], mentions: tuple[Mention, ...]) -> tuple[str, ...]:
+    """The kinds of things asked for, the left one first where the prompt says which is where."""
+    mentioned = [m for m in mentions if m.name == "kind"]
+    kinds = list(dict.fromkeys(m.value for m in mentioned if not m.denied))
+    if not kinds and mentioned:  # "not a red ball but a blue one": a ball all the same
+        colors = [m for m in mentions if m.name == "color"]
+        if any(m.denied for m in colors) and any(not m.denied for m in colors):
+            kinds = [mentioned[0].value]
+    if len(kinds) != 2:
+        return tuple(kinds)
+    for side in (m for m in mentions if m.name == SIDE[0]):
+        left = "left" in side.words
+        if side.words.endswith("of"):  # "a ball to the right of a cube"
+            return tuple(kinds if left else kinds[::-1])
+        before = [m for m in mentioned if m.end <= side.at and not m.denied]
+        after = [m for m in mentioned if m.at >= side.end and not m.denied]
+        leads = side.at == 0 or bool(STOP.search(gaps[side.at])) or not before
+        near = after[:1] if leads else before[-1:]
+        if near and side.words != "in the middle":
+            first = near[0].value == kinds[0]
+            return tuple(kinds if first == left else kinds[::-1])
+    return tuple(kinds)
+
+
+def _things(
+    words: list[str], kinds: tuple[str, ...], mentions: tuple[Mention, ...]
+) -> int | None:  # fmt: skip
+    """How many things there shall be; None where a word may mean another that nobody knows."""
+    if len(kinds) >= 2 or _alike(words, kinds, mentions) or (kinds and "both" in words):
+        return 2
+    plural = any(m.name == "kind" and m.words != m.value and m.words.endswith("s")
+                 for m in mentions)  # fmt: skip
+    inside = {i for m in mentions for i in range(m.at, m.end)}
+    nouns = sum(w in _ONE and i not in inside for i, w in enumerate(words))
+    others = plural or nouns > 1 or _MORE & set(words)
+    return 1 if kinds and not others and all(m.name != SIDE[0] for m in mentions) else None
+
+
+def _alike(words: list[str], kinds: tuple[str, ...], mentions: tuple[Mention, ...]) -> bool:
+    """Whether two of a kind are asked for: "two red balls"."""
+    return len(kinds) == 1 and any(words[at] in _TWO for at in _before_things(mentions))
+
+
+def _few(
+    words: list[str], mentions: tuple[Mention, ...], lexicon: Lexicon
+) -> tuple[list[str], bool]:  # fmt: skip
+    """Two of what there shall be more of, and whether there shall be more."""
+    crowd = {at for at in _before_things(mentions) if words[at] in lexicon.many}
+    return ["two" if at in crowd else word for at, word in enumerate(words)], bool(crowd)
+
+
+def _before_things(mentions: tuple[Mention, ...]) -> set[int]:
+    """Where the words stand that may say how many: the three before a thing."""
+    things = [m.at for m in mentions if m.name == "kind" and not m.denied]
+    return {place for at in things for place in range(max(at - 3, 0), at)}
+
+
+def _retold(reading: Reading, lexicon: Lexicon) -> str:
+    """What is asked for in the plainest words: "small red ball bouncing, on the snow"."""
+    asserted = [m for m in reading.mentions if not m.denied]
+    heads = {m.value: m.at for m in reversed(asserted) if m.name == "kind"}
+    motions = [m for m in asserted if m.name == "motion"]
+    clauses: list[str] = []
+    for kind in reading.kinds[: lexicon.most_things]:
+        adjectives = [value for name in ("size", "color") for k, (n, value) in reading.bound
+                      if k == kind and n == name][:2]  # fmt: skip
+        loose = [m.value for m in asserted if m.name in ("color", "size")]
+        if len(reading.kinds) == 1:
+            adjectives = list(dict.fromkeys([*adjectives, *loose]))
+        later = [at for at in heads.values() if at > heads.get(kind, 0)]
+        own = [m.words for m in motions if len(reading.kinds) == 1 or not later
+               or m.at < min(later)]  # fmt: skip
+        own = [w for w in own if len(reading.kinds) == 1 or w not in " ".join(clauses)][:1]
+        clauses.append(" ".join([*adjectives, kind, *own]))
+    if not clauses:
+        loose = [m.words for m in asserted if m.name in ("color", "size", "motion")]
+        clauses = [" ".join(loose)] if loose else []
+    if reading.alike and len(clauses) == 1:
+        clauses[0] = "two " + clauses[0]
+    places = [m.words for m in asserted if m.name in ("floor", "sky", "camera")]
+    return ", ".join([part for part in (" and ".join(clauses), *dict.fromkeys(places)) if part])
