@@ -16,18 +16,12 @@ from sora_cli.eval.clips import Studio
 from sora_cli.eval.judge import Judge
 from sora_cli.eval.lessons import obtain_judge, source_key
 from sora_cli.eval.report import Circumstances, Row, write
-from sora_cli.eval.rows import Exam, judge_accuracy
+from sora_cli.eval.rows import CAPS, Exam, judge_accuracy
 from sora_cli.models.specs import TINY
 from sora_cli.runtime.device import choose_device
 from sora_cli.runtime.paths import cache_dir
 from sora_cli.train.world import SPLITS
 from sora_cli.weights import store
-
-CAPS = {  # options that cap --samples for what costs more
-    "join-samples": (32, "most clips to extend, loop and connect"),
-    "edit-samples": (16, "most clips to change, at each strength"),
-    "long-samples": (3, "most videos of a minute"),
-}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -36,7 +30,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default="tiny", help="a name or a diffusers folder")
     parser.add_argument("--samples", type=int, default=128, help="prompts for each row")
     for name, (default, what) in CAPS.items():
-        parser.add_argument(f"--{name}", type=int, default=default, help=what)
+        parser.add_argument(f"--{name}-samples", type=int, default=default, help=f"most {what}")
     parser.add_argument("--split", choices=list(SPLITS)[1:], default="final")
     parser.add_argument("--rows", default=",".join(ABILITIES), help="which, with commas between")
     parser.add_argument("--minutes", type=float, default=240.0, help="begin no clip after these")
@@ -61,8 +55,8 @@ def as_typed(arguments: argparse.Namespace, model: str) -> str:
     for name in ("samples", "split", "rows"):
         words += [f"--{name}", str(getattr(arguments, name))]
     for name, (default, _) in CAPS.items():
-        value = getattr(arguments, name.replace("-", "_"))
-        words += [f"--{name}", str(value)] if value != default else []
+        value = getattr(arguments, f"{name}_samples")
+        words += [f"--{name}-samples", str(value)] if value != default else []
     return shlex.join(words)
 
 
@@ -87,8 +81,7 @@ def measure(arguments: argparse.Namespace, chosen: list[str], judge: Judge) -> N
     studio.work.mkdir(parents=True, exist_ok=True)
     exam = Exam(
         studio=studio, judge=judge, samples=arguments.samples, split=arguments.split,
-        join_samples=arguments.join_samples, edit_samples=arguments.edit_samples,
-        long_samples=arguments.long_samples,
+        caps={name: getattr(arguments, f"{name}_samples") for name in CAPS},
     )  # fmt: skip
     how = Circumstances(
         model=model.spec.name, weights=store.identity(model),
@@ -115,7 +108,8 @@ def run(arguments: argparse.Namespace) -> None:
             f"unknown rows: {', '.join(unknown)}" if unknown else "no rows were asked for",
             hint=f'--rows "{",".join(ABILITIES)}"',
         )
-    for name, default in {"samples": 128, **{name: cap for name, (cap, _) in CAPS.items()}}.items():
+    counts = {"samples": 128, **{f"{name}-samples": most for name, (most, _) in CAPS.items()}}
+    for name, default in counts.items():
         if getattr(arguments, name.replace("-", "_")) < 1:
             raise UsageError(f"--{name} must be at least 1", hint=f"--{name} {default}")
     judge = obtain_judge(

@@ -5,17 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from sora_cli.eval import rows, verbs
+from sora_cli.eval import (
+    camera,
+    captioner,
+    files,
+    lasting,
+    physics,
+    plausibility,
+    rows,
+    sizes,
+    verbs,
+)
 from sora_cli.eval.report import Row
 from sora_cli.eval.rows import Exam
 
 ABILITIES: dict[str, Callable[[Exam], list[Row]]] = {
     "compression": rows.compression,
     "prompt fidelity": rows.prompt_fidelity,
+    "terse prompts": sizes.terse,
+    "sizes": sizes.sizes,
+    "physics": physics.physics,
+    "plausibility": plausibility.plausibility,
+    "permanence": lasting.permanence,
+    "3D consistency": camera.consistency,
     "animate": rows.animate,
     "extend": partial(verbs.joins, verb="extend"),
     "loop": partial(verbs.joins, verb="loop"),
     "connect": partial(verbs.joins, verb="connect"),
+    "files": files.untouched,
     "one minute": verbs.one_minute,
     "edit": verbs.edit,
+    "captioner": captioner.rows,
 }

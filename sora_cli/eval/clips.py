@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sora_cli.eval.sources import making_code
 from sora_cli.eval.truth import Prompt
 from sora_cli.models.vae import VAE
 from sora_cli.pipeline.canvas import Canvas, encode_given, latents_shape, noise
@@ -43,16 +45,26 @@ class Studio:
     work: Path  # of the latents made so far
     deadline: float  # time.monotonic() after which nothing new is begun
     say: Callable[[str], object]
+    changes: Mapping[str, Any] = field(default_factory=dict)  # to the default settings
+
+    def settings(self, prompt: Prompt) -> Settings:
+        """What a clip is made with: the model's defaults, with the studio's own changes."""
+        return replace(settings_of(self.model, prompt), **self.changes)
+
+
+def request_of(model: Installed, prompt: Prompt) -> Request:
+    """A prompt as a user asks for it, at its scene's size and length; never expanded."""
+    scene = prompt.scene
+    return Request(
+        prompt=prompt.caption.text, model=str(model.folder), width=scene.width,
+        height=scene.height, num_frames=scene.num_frames, fps=scene.fps, seed=prompt.seed,
+        expand=False,
+    )  # fmt: skip
 
 
 def settings_of(model: Installed, prompt: Prompt) -> Settings:
-    """The model's default settings for a prompt, as a user gets them; never expanded."""
-    scene = prompt.scene
-    request = Request(
-        prompt=prompt.caption.text, width=scene.width, height=scene.height,
-        num_frames=scene.num_frames, fps=scene.fps, seed=prompt.seed, expand=False,
-    )  # fmt: skip
-    return resolve(request, model.spec)[0]
+    """The model's default settings for a prompt, as a user gets them."""
+    return resolve(request_of(model, prompt), model.spec)[0]
 
 
 def content_hash(folder: Path) -> str:
@@ -71,13 +83,14 @@ def keep(
     """What `build` makes, once: from the work folder where it lies there already.
 
     Args:
-        what: everything that it depends on beside the weights and the dtype, in words.
+        what: everything that it depends on beside the weights, the code that makes clips and the
+            dtype, in words.
 
     Returns:
         the arrays by name, or None where they are not there and the time box is over.
     """
     assert studio.model.folder is not None, "a model is examined as a folder"
-    words = f"{content_hash(studio.model.folder)} {studio.dtype} {what}"
+    words = f"{content_hash(studio.model.folder)} {making_code()} {studio.dtype} {what}"
     file = studio.work / f"{hashlib.sha256(words.encode()).hexdigest()[:32]}.safetensors"
     if not file.is_file():
         if time.monotonic() > studio.deadline:
@@ -91,9 +104,9 @@ def keep(
 def _file_names(studio: Studio, prompts: list[Prompt], given: Tensor | None) -> list[Path]:
     folder, names = studio.model.folder, []
     assert folder is not None, "a model is examined as a folder"
-    weights = content_hash(folder)
+    maker = f"{content_hash(folder)} {making_code()}"
     for number, prompt in enumerate(prompts):
-        what = f"{weights} {settings_of(studio.model, prompt)} {studio.dtype}"
+        what = f"{maker} {studio.settings(prompt)} {studio.dtype}"
         digest = hashlib.sha256(what.encode())
         if given is not None:
             digest.update(given[number].numpy().tobytes())
@@ -105,7 +118,18 @@ def make(studio: Studio, prompts: list[Prompt], given: Tensor | None = None) -> 
     """Latents [C, T, H, W] of as many of the prompts, in order, as the time box allows.
 
     Args:
-        given: first frames, uint8 [B, H, W, 3], where the clips continue pictures.
+        given: first frames, uint8 [B, K, H, W, 3], where the clips go on from true ones; K is
+            4(k - 1) + 1 for k latents.
+    """
+    return [one["latents"] for one in make_timed(studio, prompts, given)]
+
+
+def make_timed(
+    studio: Studio, prompts: list[Prompt], given: Tensor | None = None
+) -> list[dict[str, Tensor]]:
+    """As `make`, with what each clip cost when it was made: "latents" and "seconds" [1].
+
+    The seconds are a clip's share of its batch, from text to latents, networks loaded.
     """
     studio.work.mkdir(parents=True, exist_ok=True)
     files = _file_names(studio, prompts, given)
@@ -114,17 +138,19 @@ def make(studio: Studio, prompts: list[Prompt], given: Tensor | None = None) -> 
     size = BATCH if given is None else 1
     if missing:
         for chosen in _batches(missing, size, studio):
-            rows = [prompts[n] for n in chosen]
-            picture = None if given is None else given[chosen[0]]
-            for number, latents in zip(chosen, _make_batch(studio, rows, picture), strict=True):
+            began, rows = time.monotonic(), [prompts[n] for n in chosen]
+            frames = None if given is None else given[chosen[0]]
+            batch = _make_batch(studio, rows, frames)
+            seconds = torch.tensor([(time.monotonic() - began) / len(rows)])
+            for number, latents in zip(chosen, batch, strict=True):
                 temporary = files[number].with_suffix(".tmp")
-                save_file({"latents": latents.contiguous()}, temporary)
+                save_file({"latents": latents.contiguous(), "seconds": seconds}, temporary)
                 os.replace(temporary, files[number])
     made = []
     for file in files:
         if not file.is_file():
             break
-        made.append(load_file(file)["latents"])
+        made.append(load_file(file))
     return made
 
 
@@ -139,13 +165,13 @@ def _batches(missing: list[int], size: int, studio: Studio) -> Iterator[list[int
         studio.say(f"made {done}/{len(missing)} clips, {time.monotonic() - began:.0f} s\n")
 
 
-def _make_batch(studio: Studio, prompts: list[Prompt], picture: Tensor | None) -> Tensor:
-    """[B, C, T, H, W] latents of one batch."""
+def _make_batch(studio: Studio, prompts: list[Prompt], given: Tensor | None) -> Tensor:
+    """[B, C, T, H, W] latents of one batch, after given frames [K, H, W, 3]."""
     model, device = studio.model, studio.device
-    settings = settings_of(model, prompts[0])
+    settings = studio.settings(prompts[0])
     texts = _texts(studio, settings, prompts)
-    canvas = _canvas(studio, settings, picture)
-    seeds = [settings_of(model, prompt).seed for prompt in prompts]
+    canvas = _canvas(studio, settings, given)
+    seeds = [prompt.seed for prompt in prompts]
     start = torch.cat([noise(canvas.latents_shape, seed) for seed in seeds]).to(device)
     with load.dit(model.parts["transformer"], device=device, dtype=studio.dtype) as dit:
         return make_latents(dit, texts, canvas, start, settings).cpu()
@@ -166,18 +192,18 @@ def _texts(studio: Studio, settings: Settings, prompts: list[Prompt]) -> Texts:
     return Texts(context=context, negative=negative.expand_as(context))
 
 
-def _canvas(studio: Studio, settings: Settings, picture: Tensor | None) -> Canvas:
+def _canvas(studio: Studio, settings: Settings, given: Tensor | None) -> Canvas:
     model = studio.model
     shape = latents_shape(
         channels=load.latent_channels(model.parts["vae"]), num_frames=settings.num_frames,
         height=settings.height, width=settings.width, scale_factors=model.spec.vae_scale_factors,
     )  # fmt: skip
     canvas = Canvas.blank(shape)
-    if picture is None:
+    if given is None:
         return canvas
     part = model.parts["vae"]
     with load.vae(part, device=studio.device, dtype=torch.float32) as vae, torch.no_grad():
-        video = to_video(picture[None, None]).to(studio.device)  # [1, 3, 1, H, W]
+        video = to_video(given[None]).to(studio.device)  # [1, 3, K, H, W]
         return canvas.give(encode_given(vae.encode, video, "head")[0].cpu(), 0)
 
 

@@ -6,8 +6,6 @@ whoever runs the report card, kept in the user's cache, and trained anew when th
 
 from __future__ import annotations
 
-import ast
-import hashlib
 import random
 import sys
 from collections.abc import Callable
@@ -22,6 +20,7 @@ from torch.nn import functional
 from sora_cli.errors import WeightsError
 from sora_cli.eval import judge as judge_module
 from sora_cli.eval.judge import CELL, Judge, Opinion, cell_centres, looked_at, prepare
+from sora_cli.eval.sources import fingerprint
 from sora_cli.eval.truth import UNKNOWN, labels, paths
 from sora_cli.runtime.paths import cache_dir
 from sora_cli.train import render as render_module
@@ -47,17 +46,8 @@ LESSON_SEED = 7_000_000  # of scenes rendered here: the training split, other nu
 
 def source_key() -> str:
     """A hash of what the judge depends on; formatting, comments and docstrings don't count."""
-    digest = hashlib.sha256()
-    for module in (world_module, render_module, judge_module):
-        assert module.__file__ is not None
-        tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-                continue
-            if ast.get_docstring(node) is not None:
-                del node.body[0]
-        digest.update(ast.dump(tree).encode())
-    return digest.hexdigest()[:16]
+    files = [module.__file__ for module in (world_module, render_module, judge_module)]
+    return fingerprint(Path(file) for file in files if file is not None)[:16]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

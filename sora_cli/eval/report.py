@@ -37,12 +37,37 @@ _SHARE = Bar(first=92.0, goal=99.0)
 _JOIN = Bar(first=1.5, goal=1.1, smaller_is_better=True, of_floor=1.2)
 STRENGTHS = (0.3, 0.5, 0.7, 0.9)  # of an edit
 ATTRIBUTES = ("thing", "color", "motion", "floor", "sky", "camera", "count")
+TWINS = (  # what cannot happen
+    "time reversed", "falls up", "jumps aside", "another colour", "another shape", "vanishes",
+    "doubles",
+)  # fmt: skip
+NEW_SIZES = ((192, 80, 25), (80, 144, 25), (128, 128, 25), (160, 96, 49))  # never trained
 BARS: dict[tuple[str, str], Bar] = {
     ("compression", "PSNR, dB"): Bar(first=30.0, goal=36.0),
     ("compression", "PSNR inside the things, dB"): Bar(first=24.0),
     ("compression", "position error, times the floor"): Bar(goal=1.1, smaller_is_better=True),
     **{("prompt fidelity", f"{name}, % right"): _SHARE for name in (*ATTRIBUTES, "mean")},
     ("prompt fidelity", "mean of short prompts, % right"): _SHARE,
+    ("terse prompts", "expanded, % right"): Bar(),
+    ("terse prompts", "expanded over as typed, points"): Bar(first=10.0),
+    **{("sizes", f"{w}x{h}, {t} frames, % right"): Bar() for w, h, t in NEW_SIZES},
+    ("sizes", "the worst of them under the default size, points"): Bar(
+        goal=3.0, smaller_is_better=True
+    ),
+    ("physics", "velocity error, widths a second"): Bar(smaller_is_better=True),
+    ("physics", "velocity error, times the floor"): Bar(
+        first=2.2, goal=1.2, smaller_is_better=True
+    ),
+    ("physics", "velocity error, times the VAE floor"): Bar(smaller_is_better=True),
+    ("physics", "gravity from a bounce, % off"): Bar(smaller_is_better=True),
+    ("plausibility", "impossible is harder: all, % of pairs"): Bar(first=80.0, goal=95.0),
+    **{("plausibility", f"impossible is harder: {kind}, % of pairs"): Bar() for kind in TWINS},
+    ("permanence", "as many things at the end as at the start, %"): Bar(first=70.0, goal=95.0),
+    ("permanence", "the same things at the end as at the start, %"): Bar(first=70.0, goal=95.0),
+    ("3D consistency", "reprojection residual, of 255"): Bar(smaller_is_better=True),
+    ("3D consistency", "reprojection residual, times the floor"): Bar(
+        goal=1.2, smaller_is_better=True
+    ),
     ("animate", "frame 0 PSNR, dB"): Bar(first=28.0),
     ("animate", "motion, % right"): Bar(),
     ("animate", "trajectory error, % of the width"): Bar(smaller_is_better=True),
@@ -60,6 +85,8 @@ BARS: dict[tuple[str, str], Bar] = {
     ("loop", "motion, % of the clip's"): Bar(first=60.0),
     ("connect", "largest step, times the median"): replace(_JOIN, first=3.0, goal=None),
     ("connect", "given frames untouched, %"): Bar(first=100.0),
+    ("files", "extend: given frames identical, % of clips"): Bar(first=100.0),
+    ("files", "re-cut: the rest identical, % of clips"): Bar(first=100.0),
     ("one minute", "attributes in the first 25 frames, % right"): Bar(),
     ("one minute", "attributes in the last 25 frames, % right"): Bar(),
     ("one minute", "attributes kept, last over first, %"): Bar(first=80.0, goal=98.0),
@@ -158,7 +185,8 @@ def table(rows: list[dict[str, Any]], how: Circumstances) -> str:
         "Made by `python -m sora_cli.eval`; the same figures are in [tiny.json](tiny.json).",
         "*Floor*: the ground-truth render of the same scenes through the same judge.",
         "*VAE floor*: that render after encoding and decoding. Of joins the floor is the same join",
-        "made of the true clip's latents; up to 1.2 times it meets the bar too.",
+        "made of the true clip's latents; up to 1.2 times it meets the bar too. What each row",
+        "measures, and what is not measured: [the report card's rows](rows.md).",
         "",
         "| ability | measure | value | floor | baselines | samples | first bar | met | goal |",
         "|---|---|---|---|---|---|---|---|---|",

@@ -5,7 +5,7 @@ Shapes: B clips, T frames, H×W pixels; clips are uint8 [B, T, H, W, 3].
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,9 +18,22 @@ from sora_cli.eval.report import ATTRIBUTES, Row
 from sora_cli.eval.sheet import contact_sheet
 from sora_cli.eval.truth import CLASSES, OF_THINGS, Prompt, paths, prompts, render_all
 from sora_cli.train.captions import attributes
+from sora_cli.train.world import Scene
 from sora_cli.weights import load
 
 SHOWN = 12  # clips on a contact sheet
+
+
+CAPS = {  # names of what costs more than a clip by --samples, and how many there are at most
+    "join": (32, "clips to extend, loop and connect"),
+    "edit": (16, "clips to change, at each strength"),
+    "file": (8, "files to extend and to re-cut"),
+    "long": (5, "videos of a minute"),
+    "physics": (32, "clips to go on from five true frames"),
+    "pair": (20, "scenes to be made impossible"),
+    "camera": (16, "clips whose camera moves"),
+    "size": (16, "clips at each new size and length"),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,20 +44,24 @@ class Exam:
     judge: Judge
     samples: int
     split: str
-    join_samples: int = 32  # most clips to be extended, looped and connected
-    edit_samples: int = 16  # most clips to be changed, at each strength
-    long_samples: int = 3  # most videos of a minute
-    kept: dict[str, Tensor] = field(default_factory=dict)  # ground truth, made when first needed
+    caps: Mapping[str, int] = field(default_factory=dict)  # by the names of CAPS, else its numbers
+    kept: dict[str, Tensor] = field(default_factory=dict)  # what several rows need, made once
+
+    def most(self, cap: str | None) -> int:
+        """How many samples what is named in CAPS gets; None: what has no cap."""
+        if cap is None:
+            return self.samples
+        return min(self.samples, self.caps.get(cap, CAPS[cap][0]))
 
     def prompts(
-        self, level: str, *, most: int | None = None, num_frames: int | None = None
-    ) -> list[Prompt]:
+        self, level: str, *, cap: str | None = None, num_frames: int | None = None,
+        only: Callable[[Scene], bool] | None = None,
+    ) -> list[Prompt]:  # fmt: skip
         """The sitting's first prompts at the model's own size; by default all, of its length."""
         spec = self.studio.model.spec
         return prompts(
-            self.samples if most is None else min(self.samples, most), split=self.split,
-            level=level, width=spec.width, height=spec.height,
-            num_frames=spec.num_frames if num_frames is None else num_frames,
+            self.most(cap), split=self.split, level=level, width=spec.width, height=spec.height,
+            num_frames=spec.num_frames if num_frames is None else num_frames, only=only,
         )  # fmt: skip
 
     def truth(self) -> tuple[Tensor, Tensor]:
@@ -74,6 +91,14 @@ class Exam:
         part, device = self.studio.model.parts["vae"], self.studio.device
         with load.vae(part, device=device, dtype=torch.float32) as vae:
             return decode(vae, latents)
+
+    def dense(self) -> tuple[list[Prompt], Tensor]:
+        """As many dense prompts as the time box allows, maybe none, and the clips made of them."""
+        asked = self.prompts("dense")
+        if "dense" not in self.kept:
+            latents = make(self.studio, asked)
+            self.kept["dense"] = self.decoded(latents) if latents else torch.empty(0)
+        return asked[: len(self.kept["dense"])], self.kept["dense"]
 
     def show(self, frames: Tensor, asked: list[Prompt], name: str) -> None:
         """A contact sheet of the first clips in the work folder, nothing chosen."""
@@ -187,12 +212,10 @@ def compression(exam: Exam) -> list[Row]:
 
 def prompt_fidelity(exam: Exam) -> list[Row]:
     """Whether the clips show what dense and short prompts say."""
-    asked = exam.prompts("dense")
-    latents = make(exam.studio, asked)
-    asked = asked[: len(latents)]
+    asked, clips = exam.dense()
     if not asked:
         return []
-    frames, clips = exam.truth()[0][: len(asked)], exam.decoded(latents)
+    frames = exam.truth()[0][: len(asked)]
     exam.show(clips, asked, "dense")
     value, floor, vae_floor = (
         percentages(scores(asked, read(exam.judge, video)))
@@ -234,7 +257,7 @@ def animate(exam: Exam) -> list[Row]:
     """Clips that go on from the ground truth's first frame."""
     asked = exam.prompts("dense")
     frames = exam.truth()[0]
-    latents = make(exam.studio, asked, given=frames[:, 0])
+    latents = make(exam.studio, asked, given=frames[:, :1])
     asked, frames = asked[: len(latents)], frames[: len(latents)]
     if not asked:
         return []
@@ -268,7 +291,8 @@ def judge_accuracy(
     judge: Judge, *, samples: int, split: str, width: int, height: int, num_frames: int
 ) -> dict[str, float]:
     """% right on ground truth, by attribute, and the error of places (% of the width)."""
-    size = {"width": width, "height": height, "num_frames": num_frames}
-    asked = prompts(samples, split=split, level="dense", **size)
+    asked = prompts(
+        samples, split=split, level="dense", width=width, height=height, num_frames=num_frames
+    )
     readings = read(judge, render_all([prompt.scene for prompt in asked])[0])
     return percentages(scores(asked, readings)) | {"places": place_errors(readings, asked)}

@@ -6,8 +6,10 @@ in a clip with what these functions know of the scene that the clip should show.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -102,15 +104,23 @@ class Prompt:
 
 
 def prompts(
-    count: int, *, split: str, level: str, width: int, height: int, num_frames: int, seed: int = 0
-) -> list[Prompt]:
-    """The first `count` prompts of a split, the same for ever; `level` is dense or short."""
+    count: int, *, split: str, level: str, width: int, height: int, num_frames: int, seed: int = 0,
+    only: Callable[[Scene], bool] | None = None,
+) -> list[Prompt]:  # fmt: skip
+    """The first `count` prompts of a split, the same for ever; `level` is dense or short.
+
+    only: of which scenes; None: all.
+    """
     write = {"dense": dense, "short": short}[level]
-    rows = []
-    for index in range(count):
+    rows: list[Prompt] = []
+    for index in itertools.count():
+        if len(rows) == count:
+            break
         scene = draw_scene(
             seed, index, width=width, height=height, num_frames=num_frames, split=split
         )
+        if only is not None and not only(scene):
+            continue
         caption = write(scene, random.Random(f"prompt/{level}/{split}/{seed}/{index}"))
         rows.append(Prompt(scene=scene, caption=caption, seed=index))
     return rows

@@ -29,6 +29,7 @@ from sora_cli.pipeline.timeline import play
 from sora_cli.runtime.plan import MemoryPlan
 
 MINUTE = 60.0  # seconds
+MINUTE_STEPS = 8  # of sampling, half of the default: a minute is thirty canvases
 
 
 @contextmanager
@@ -62,7 +63,7 @@ JOINS: dict[str, Measure] = {
 
 def joins(exam: Exam, verb: str) -> list[Row]:
     """Ground-truth clips extended both ways, looped, or connected."""
-    asked = exam.prompts("dense", most=exam.join_samples, num_frames=TRUTH)
+    asked = exam.prompts("dense", cap="join", num_frames=TRUTH)
     exam.studio.say(f"rendering {len(asked)} scenes of {TRUTH} frames\n")
     truths = list(render_all([p.scene for p in asked], str(exam.studio.device))[0].numpy())
     rows: list[Row] = []
@@ -87,7 +88,8 @@ def long_video(bench: Bench, prompt: Prompt, seconds: float) -> dict[str, np.nda
     """
     frames = round(seconds * bench.settings.fps / 4) * 4 + 1
     window = prompt.scene.num_frames
-    settings = replace(bench.settings, num_frames=frames)
+    steps = min(MINUTE_STEPS, bench.settings.num_inference_steps)
+    settings = replace(bench.settings, num_frames=frames, num_inference_steps=steps)
     span, journal = Span(num_frames=frames, prompt=prompt.caption.text), Journal()
     first: list[np.ndarray] = []
     last: list[np.ndarray] = []
@@ -103,12 +105,13 @@ def long_video(bench: Bench, prompt: Prompt, seconds: float) -> dict[str, np.nda
 
 def one_minute(exam: Exam) -> list[Row]:
     """What is left of a prompt after a minute: the judge on the first frames and on the last."""
-    asked = exam.prompts("dense", most=exam.long_samples)
+    asked = exam.prompts("dense", cap="long")
     made: list[dict[str, np.ndarray]] = []
     with bench_of(exam) as bench:
         for prompt in asked:
             build = partial(long_video, bench, prompt, MINUTE)
-            video = bench.made(f"{MINUTE:g} seconds", [prompt], build)
+            what = f"{MINUTE:g} seconds in {MINUTE_STEPS} steps"
+            video = bench.made(what, [prompt], build)
             if video is None:
                 break
             made.append(video)
@@ -161,7 +164,7 @@ def edited(
 
 def edit(exam: Exam) -> list[Row]:
     """True clips of which the prompt changes one attribute, at several strengths."""
-    changes = [changed(p) for p in exam.prompts("dense", most=exam.edit_samples)]
+    changes = [changed(p) for p in exam.prompts("dense", cap="edit")]
     frames = render_all([c.before.scene for c in changes], str(exam.studio.device))[0]
     after = render_all([c.asked.scene for c in changes], str(exam.studio.device))[0]
     truth = score(changes, read(exam.judge, after))
