@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from sora_cli.cli import batch, clips, options, replay, runs, weights
+from sora_cli.cli import batch, clips, options, provenance, replay, runs, weights
 from sora_cli.cli.groups import (
     FrameSize,
     Length,
@@ -36,6 +36,7 @@ app = typer.Typer(
 )
 app.add_typer(weights.app, name="weights")
 app.add_typer(runs.app, name="runs")
+app.add_typer(provenance.app, name="provenance")
 
 
 def _print_version(wanted: bool) -> None:
@@ -172,7 +173,7 @@ for verb in (
     app.command()(verb)
 
 
-for command in (batch.batch, runs.resume, replay.replay):
+for command in (batch.batch, runs.resume, replay.replay, provenance.verify):
     app.command()(command)
 
 
@@ -217,15 +218,28 @@ def caption(
     context: typer.Context,
     *,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A picture or a clip.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", metavar="NAME|FOLDER", help="In the language that this model reads."
+        ),
+    ] = None,
     seed: options.Seed = None,
     running: Running,
 ) -> None:
-    """Print what is seen in a picture or a clip, as a vision-language model says it."""
+    """Print what is seen in a picture or a clip, in words.
+
+    The vision-language model says it where it was pulled, else tiny's captioner, which knows no
+    more than tiny's world.
+    """
     out = options.output_of(context, running)
     from sora_cli import app as verbs
 
-    found = verbs.caption(file.expanduser(), seed=seed)
-    out.result(found.text, {"path": str(file), "caption": found.text, "frames": found.frames})
+    found = verbs.caption(file.expanduser(), model=model, seed=seed)
+    for note in found.notes:
+        out.note(note)
+    content = {"path": str(file), "caption": found.text, "frames": found.frames}
+    out.result(found.text, {**content, "notes": list(found.notes)})
 
 
 @app.command()

@@ -31,12 +31,24 @@ class Running:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Making:
-    """What every making command has beside what it makes: whether, and over what."""
+class Marks:
+    """How a file says that a model made it, to programs and to people."""
+
+    sign: options.Sign = None
+    sign_certificate: options.SignCertificate = None
+    sign_key: options.SignKey = None
+    label: options.Label = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Making(Marks):
+    """What every making command has beside what it makes: whether, over what, with what marks."""
 
     dry_run: options.DryRun = False
     force: options.Force = False
+    metadata: options.Metadata = True
     keep_run: options.KeepRun = False
+    profile: options.Profile = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,6 +195,37 @@ def _path(text: Path | None) -> Path | None:
     return None if text is None else text.expanduser()
 
 
+def marks_of(marks: Marks) -> dict[str, Any]:
+    """The fields of a target that signing and labelling have, preferences included.
+
+    A certificate or key on the command line means that a signature is wanted, and is of that pair:
+    the other one is not looked for elsewhere.
+    """
+    from sora_cli.runtime.preferences import preferred_path, preferred_switch
+
+    certificate, key = _path(marks.sign_certificate), _path(marks.sign_key)
+    given = certificate is not None or key is not None
+    if not given:
+        certificate, key = preferred_path("sign_certificate"), preferred_path("sign_key")
+    sign, label = marks.sign, marks.label
+    return {
+        "sign": (given or preferred_switch("sign")) if sign is None else sign,
+        "label": preferred_switch("label") if label is None else label,
+        "sign_certificate": certificate,
+        "sign_key": key,
+    }
+
+
+def kept_marks(marks: Marks) -> dict[str, Any]:
+    """The same for what is made again: what no flag said is missing, so it stays as it was."""
+    found = marks_of(marks)
+    if marks.sign is None and marks.sign_certificate is None and marks.sign_key is None:
+        del found["sign"]
+    if marks.label is None:
+        del found["label"]
+    return found
+
+
 def target_of(
     output: str | None, out: Output, making: Making, video: Video | None = None, count: int = 1
 ) -> Target:
@@ -200,7 +243,10 @@ def target_of(
         keep_latents=video is not None and video.keep_latents,
         force=making.force,
         dry_run=making.dry_run,
+        metadata=making.metadata,
         keep_run=making.keep_run,
+        profile=making.profile,
+        **marks_of(making),
         shared=out.shared,
         item=out.item,
     )

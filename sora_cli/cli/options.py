@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -191,6 +192,41 @@ Crf = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show what would be made and what it takes; load nothing.")
 ]
+Sign = Annotated[
+    bool | None,
+    typer.Option(
+        "--sign/--no-sign",
+        help="Sign the file as made by AI (C2PA). [default: SORA_SIGN, then config.toml, then no]",
+    ),
+]
+SignCertificate = Annotated[
+    Path | None,
+    typer.Option(
+        "--sign-certificate", metavar="PEM",
+        help="Certificate chain to sign with. [default: that of `sora provenance init`]",
+    ),
+]  # fmt: skip
+SignKey = Annotated[
+    Path | None, typer.Option("--sign-key", metavar="PEM", help="The certificate's private key.")
+]
+Metadata = Annotated[
+    bool,
+    typer.Option(
+        "--metadata/--no-metadata", help="Write the recipe into the file, or leave it out."
+    ),
+]
+Label = Annotated[
+    bool | None,
+    typer.Option("--label/--no-label", help='Write "made with AI" into a corner of every frame.'),
+]
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        "--profile", metavar="[FILE]",
+        help="Write a trace of the work (.json.gz, .json) and say what each phase took. Without "
+        "FILE, a new name from the prompt and the seed.",
+    ),
+]  # fmt: skip
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print results as JSON objects, one a line.")]
 ProgressForm = Annotated[
@@ -265,6 +301,26 @@ def model_of(model: str | None) -> str:
     from sora_cli.runtime.preferences import default_model
 
     return default_model() if model is None else model
+
+
+def fold_profile_arguments(arguments: Sequence[str]) -> list[str]:
+    """Join `--profile FILE` to `--profile=FILE`, and make `--profile` alone `--profile=`.
+
+    A parser of options cannot make a value optional. What follows is a file only if it is named
+    like a trace (.json, .json.gz); anything else is left where it stands, and so is everything
+    after `--`.
+    """
+    folded: list[str] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            return [*folded, word, *rest]
+        if word == "--profile":
+            named = rest and rest[0][0:1] != "-" and rest[0].endswith((".json", ".json.gz"))
+            word = f"--profile={rest.pop(0) if named else ''}"
+        folded.append(word)
+    return folded
 
 
 def target_of(output: str | None, out: Output, *, count: int) -> str | Path | None:

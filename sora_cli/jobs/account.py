@@ -16,9 +16,12 @@ def recipe(work: Work, seed: int) -> dict[str, Any]:
     """The recipe of one output, as docs/reference/recipe.schema.json describes it."""
     from importlib.metadata import version
 
+    import torch
+
     from sora_cli.weights.store import identity
 
-    verb, written = work.verb, [e for e in work.expansions.values() if e.source != "none"]
+    verb, settings = work.verb, work.settings
+    written = [e for e in work.expansions.values() if e.source != "none"]
     return {
         **_numbers(work.settings, seed),
         "size": list(size_of(work)),
@@ -29,8 +32,12 @@ def recipe(work: Work, seed: int) -> dict[str, Any]:
         "dtype": work.device.dtype_name,
         "device_reason": work.device.reason,
         "memory_plan": work.memory.name,
+        "quantization": "fp8" if work.memory.storage == "fp8" else None,
+        "canvas": {"size": [settings.width, settings.height], "fps": settings.fps},
         "weights": identity(work.installed),
         "version": version("sora-cli"),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
         **verb.extra,
     }
 

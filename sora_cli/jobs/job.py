@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora_cli.errors import OutputError, UsageError
-from sora_cli.jobs import account, making, planning
+from sora_cli.jobs import account, making, planning, provenance
 from sora_cli.pipeline.events import Event, Observer
 from sora_cli.runs.run import begin_run
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from sora_cli.batch import Shared
+    from sora_cli.media.provenance_keys import Signer
     from sora_cli.media.reader import Clip
     from sora_cli.pipeline.expand import Expansion
     from sora_cli.pipeline.request import Request, Settings
@@ -44,8 +45,13 @@ class Target:
     count: how many; number i has seed + i.
     crf: quality of lossy video, lower is better.
     dry_run: say what would be done, make nothing.
+    metadata: write the recipe into the file.
     keep_run: keep the run's folder of unfinished work after success.
     keep_latents: write the last latents beside the video (`pipeline.sidecar`).
+    profile: write a trace of the work there (`jobs.profile`); an empty name is chosen for you.
+    sign: put a signed C2PA manifest into the file; with sign_certificate and sign_key (PEM) where
+        it is not the one of `sora provenance init`. label: mark every frame as made with AI.
+    memory_plan: the way of sharing the memory to prefer while it fits (`replay`).
     call: of the verb, set by the verb itself (`calls.recorded`); run: one to go on with (`resume`).
     shared: networks that outlive the job; item: what a batch knows this work by.
     """
@@ -55,8 +61,15 @@ class Target:
     crf: int = 18
     force: bool = False
     dry_run: bool = False
+    metadata: bool = True
     keep_run: bool = False
     keep_latents: bool = False
+    profile: str | None = None
+    sign: bool = False
+    sign_certificate: Path | None = None
+    sign_key: Path | None = None
+    label: bool = False
+    memory_plan: str | None = None
     call: Call | None = None
     run: Run | None = None
     shared: Shared | None = None
@@ -65,14 +78,20 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """What was made: where it lies (None for a dry run) and the recipe it carries."""
+    """What was made: where it lies (None for a dry run) and the recipe it carries.
+
+    beside: of the making and not of the file: where the time went, with `--profile`.
+    """
 
     path: str | Path | None
     recipe: dict[str, Any]
+    beside: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The object of `--json` (docs/reference/recipe.schema.json)."""
-        return self.recipe if self.path is None else {"path": str(self.path), **self.recipe}
+        if self.path is None:
+            return self.recipe
+        return {"path": str(self.path), **self.recipe, **self.beside}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +115,7 @@ class Verb:
     notes: about what was read, for stderr.
     extra: fields of the recipe that this verb adds.
     heard: clips whose sound begins with a segment, by its number.
+    made_from: files that are seen in it or were given to the model.
     given, given_as: pictures [H, W, 3] uint8 for an LLM that sees what the prompt is about.
     """
 
@@ -107,6 +127,7 @@ class Verb:
     notes: tuple[str, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
     heard: tuple[tuple[int, Clip], ...] = ()
+    made_from: tuple[Path, ...] = ()
     given: tuple[np.ndarray, ...] = ()
     given_as: planning.GivenAs | None = None
 
@@ -153,6 +174,7 @@ class Work:
     settings: Settings
     loras: tuple[Lora, ...]
     verb: Verb
+    signer: Signer | None = None
     segments: Sequence[Segment] = ()
     expansions: dict[str, Expansion] = field(default_factory=dict)
 
@@ -162,24 +184,31 @@ def make(
     observer: Observer,
 ) -> Iterator[Result]:  # fmt: skip
     """Make one output for each seed, all that can be checked being checked first."""
+    from sora_cli.jobs import profile as profiles
+
     clock = Clock(observer)
+    clock.enter("plan")
     for note in verb.notes:
         clock.note(note)
     seeds = tuple(settings.seed + i for i in range(target.count))
     paths = _paths(target, settings, seeds, verb)
+    signer = provenance.signer(target, paths, verb.media.suffix)
+    profile = profiles.Profile(profiles.trace_path(target, settings, verb.name), force=target.force)
     if request.seed is None and not target.dry_run:
         clock.note(f"seed {settings.seed}")
     from sora_cli.weights import store
 
     store.verify(installed)
-    begun = None if target.run is None else target.run.memory_plan
+    begun = target.memory_plan if target.run is None else target.run.memory_plan
     work = _plan(request, installed, settings, verb, begun)
     if target.dry_run:
         yield Result(path=None, recipe=account.forecast(work))
         return
     facts = account.facts(work)
-    with begin_run(target, seeds=seeds, outputs=paths, facts=facts, observer=observer) as run:
-        clock.observer = run.watch(observer)
+    clock.enter(None)
+    begun_run = begin_run(target, seeds=seeds, outputs=paths, facts=facts, observer=observer)
+    with profile.recording(), begun_run as run:
+        clock.observer = run.watch(profile.watched(observer))
         clock(Event(phase="load"))
         if not work.memory.keep or request.memory:
             clock.note(work.memory.say())
@@ -191,8 +220,11 @@ def make(
             return expansions[prompt].expanded_prompt
 
         segments = verb.segments(expanded)
-        work = replace(work, segments=segments, expansions=expansions)
-        yield from making.make(work, seeds, paths, target, clock, run)
+        work = replace(work, segments=segments, expansions=expansions, signer=signer)
+        for result in making.make(work, seeds, paths, target, clock, run):
+            yield replace(result, beside=profile.facts())
+    for sentence in profile.say():
+        observer(Event(phase="note", message=sentence))
 
 
 def _plan(
@@ -299,9 +331,11 @@ def picture_media() -> Media:
     """Pictures: PNG, JPEG, WebP."""
     from sora_cli.media import image as picture
 
-    def write(path: Any, frames: Any, *, recipe: Any, target: Target, **_: Any) -> tuple[str, ...]:
+    def write(
+        path: Any, frames: Any, *, recipe: Any, target: Target, seal: Any, **_: Any
+    ) -> tuple[str, ...]:
         only = [frame for chunk in frames for frame in chunk]
-        picture.write(path, only[0], recipe=recipe(), force=target.force)
+        picture.write(path, only[0], recipe=recipe and recipe(), force=target.force, seal=seal)
         return ()
 
     return Media(

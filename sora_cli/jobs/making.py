@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sora_cli.jobs import account
+from sora_cli.jobs import account, provenance
 from sora_cli.pipeline.events import Event
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _make_one(
         networks, work.settings, work.segments, seed=seed, output=verb.output,
         closed=verb.closed, journal=journal, keeper=run,
     )  # fmt: skip
-    counted = _Counted(frames, clock)
+    counted = _Counted(provenance.labelled(frames, target), clock)
 
     def recipe() -> dict[str, Any]:
         return {
@@ -88,6 +88,7 @@ def _make_one(
             **counted.length(work),
             **account.joins(journal),
             **account.measured(clock),
+            **provenance.fields(target),
         }
 
     notes = verb.media.write(
@@ -95,9 +96,10 @@ def _make_one(
         iter(counted),
         size=account.size_of(work),
         fps=account.fps_of(work),
-        recipe=recipe,
+        recipe=recipe if target.metadata else None,
         target=target,
         audio=_sound(work),
+        seal=provenance.seal(work, path, target, clock),
     )
     if target.keep_latents:
         notes += _keep_latents(networks, work, path, journal)
