@@ -113,7 +113,7 @@ def test_a_recipe_of_another_machine_is_said(here: Path, capsys: Capture) -> Non
     assert generate("-o", "frames/") == 0
     path = here / "frames" / "recipe.json"
     recipe = json.loads(path.read_text())
-    recipe |= {"device": "cuda:0", "dtype": "bfloat16", "version": "0.0.1", "weights": "sha256:0"}
+    recipe |= {"device": "cuda:0", "dtype": "float16", "version": "0.0.1", "weights": "sha256:0"}
     path.write_text(json.dumps(recipe))
     said = replayed(capsys, "frames")
     assert set(said["differs"]) == {"device", "dtype", "version", "weights"}
