@@ -31,14 +31,6 @@ SCHEMA = json.loads((ROOT / "docs/reference/recipe.schema.json").read_text(encod
 MEASURED = ("path", "timings", "peak_memory")  # differ between the printed and the embedded recipe
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
 # ---------------------------------------------------------------- the same picture for a seed
 
 

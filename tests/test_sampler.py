@@ -306,6 +306,18 @@ def test_fixed_levels_are_taken_as_they_are() -> None:
     assert schedule.sigmas[::2] == pytest.approx((*levels, 0.0))
 
 
+@pytest.mark.parametrize("sampler", ["euler", "unipc"])
+@pytest.mark.parametrize("level", [0.01, 0.3, 0.6, 0.9999])
+def test_a_schedule_begins_exactly_where_it_is_told(sampler: Any, level: float) -> None:
+    """With every level of the whole one below, none above, and as many timesteps as steps."""
+    whole = make_schedule(8, 3.0, sampler=sampler)
+    part = make_schedule(8, 3.0, sampler=sampler, begin_at=level)
+    assert part.sigmas[0] == pytest.approx(level, abs=1e-6)
+    assert part.sigmas[1:] == tuple(sigma for sigma in whole.sigmas if sigma < level)
+    assert len(part.timesteps) == len(part.sigmas) - 1
+    assert part.timesteps[1:] == whole.timesteps[len(whole.timesteps) - len(part.timesteps) + 1 :]
+
+
 def test_renoise_ends_at_the_prediction_and_draws_the_same_again() -> None:
     levels = (1.0, 0.757, 0.522)
     schedule = make_schedule(3, 8.0, sampler="renoise", fixed_sigmas=levels)

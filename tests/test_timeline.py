@@ -250,17 +250,19 @@ def test_edit_leaves_more_with_less_strength(networks: Networks, settings: Setti
     """SDEdit over several canvases: the weaker, the nearer to the source, and none drifts off."""
     source = clip(21)
     errors = []
-    for strength in (0.2, 0.95):
+    for strength in (0.05, 0.2, 0.5, 0.95):
         span = Span(
             num_frames=21, prompt="snow", strength=strength,
             source=lambda start, stop: iter([source[start:stop]]),
         )  # fmt: skip
-        sampling = replace(settings, num_inference_steps=16)  # the last level above 0 is 0.17
+        sampling = replace(settings, num_inference_steps=6)  # whose last level above 0 is 0.38
         video, _ = watched(networks, sampling, [span])
         assert video.shape == source.shape
         errors.append(np.abs(video.astype(int) - source).mean(axis=(1, 2, 3)))
-    assert errors[0].mean() < 0.6 * errors[1].mean()
-    assert errors[0][-5:].mean() < 2.5 * errors[0][:5].mean() + 2
+    means = [float(error.mean()) for error in errors]
+    assert means == sorted(means) and means[0] < 6  # 3.6 is what the autoencoder alone costs
+    assert means[1] < 0.6 * means[3]
+    assert errors[1][-5:].mean() < 2.5 * errors[1][:5].mean() + 2
 
 
 def test_a_mask_leaves_the_rest_alone(networks: Networks, settings: Settings) -> None:

@@ -10,11 +10,12 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sora_cli.errors import SoraError, UsageError
+from sora_cli.errors import UsageError
 from sora_cli.eval.abilities import ABILITIES
 from sora_cli.eval.clips import Studio
 from sora_cli.eval.judge import Judge
 from sora_cli.eval.lessons import obtain_judge, source_key
+from sora_cli.eval.program import ended, say
 from sora_cli.eval.report import Circumstances, Row, write
 from sora_cli.eval.rows import CAPS, Exam, judge_accuracy
 from sora_cli.models.specs import TINY
@@ -42,11 +43,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--judge-only", action="store_true", help="train and test it, no more")
     parser.add_argument("--pool", type=Path, default=None, help="rendered clips to train it on")
     return parser.parse_args(argv)
-
-
-def say(text: str) -> None:
-    """News for whoever watches."""
-    sys.stderr.write(text)
 
 
 def as_typed(arguments: argparse.Namespace, model: str) -> str:
@@ -123,13 +119,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, run, and say what went wrong with the next command to try."""
-    try:
-        run(parse(argv))
-    except SoraError as error:
-        say(f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
-        return int(error.exit_code)
-    return 0
+    """The exit code of the program."""
+    return ended(lambda: run(parse(argv)))
 
 
 if __name__ == "__main__":

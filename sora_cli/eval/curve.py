@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from sora_cli.errors import OutputError, SoraError, UsageError
+from sora_cli.errors import OutputError, UsageError
 from sora_cli.eval.plot import Line, chart
+from sora_cli.eval.program import ended
 
 # Lines whose median is drawn: after a pause a recipe's running averages begin anew with a single
 # batch, which a dozen lines later is forgotten.
@@ -90,13 +91,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, run, and say what went wrong with the next command to try."""
-    try:
-        run(parse(argv))
-    except SoraError as error:
-        sys.stderr.write(f"error: {error.message}\nhint: {error.hint}\n")
-        return int(error.exit_code)
-    return 0
+    """The exit code of the program."""
+    return ended(lambda: run(parse(argv)))
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sora_cli.errors import SoraError, UsageError
+from sora_cli.errors import UsageError
 from sora_cli.eval.paraphrases import PARAPHRASES, SHOWN
+from sora_cli.eval.program import ended
 from sora_cli.models.language_model import LanguageModel
 from sora_cli.pipeline.ask import Question, best_answer
 from sora_cli.pipeline.checking import MALFORMED, faults
@@ -204,14 +205,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, run, and say what went wrong with the next command to try."""
-    try:
-        run(parse(argv))
-    except SoraError as error:
-        hint = f"hint: {error.hint}\n" if error.hint else ""
-        sys.stderr.write(f"error: {error.message}\n{hint}")
-        return int(error.exit_code)
-    return 0
+    """The exit code of the program."""
+    return ended(lambda: run(parse(argv)))
 
 
 if __name__ == "__main__":

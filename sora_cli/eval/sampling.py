@@ -18,9 +18,10 @@ from pathlib import Path
 from statistics import median
 from typing import get_args
 
-from sora_cli.errors import OutputError, SoraError, UsageError
+from sora_cli.errors import OutputError, UsageError
 from sora_cli.eval.clips import Studio, make_timed
 from sora_cli.eval.lessons import obtain_judge, source_key
+from sora_cli.eval.program import ended, say
 from sora_cli.eval.report import machine
 from sora_cli.eval.rows import Exam
 from sora_cli.eval.sizes import fidelity
@@ -127,11 +128,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def say(text: str) -> None:
-    """News for whoever watches."""
-    sys.stderr.write(text)
-
-
 def sitting(arguments: argparse.Namespace, model: store.Installed) -> Exam:
     """The development split before the judge, clips made at `arguments.work`."""
     plan = choose_device(arguments.device)
@@ -208,13 +204,8 @@ def write(folder: Path, name: str, content: dict[str, object], text: str) -> Non
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, run, and say what went wrong with the next command to try."""
-    try:
-        run(parse(argv))
-    except SoraError as error:
-        say(f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
-        return int(error.exit_code)
-    return 0
+    """The exit code of the program."""
+    return ended(lambda: run(parse(argv)))
 
 
 if __name__ == "__main__":

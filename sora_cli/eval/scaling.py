@@ -22,12 +22,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sora_cli.errors import OutputError, SoraError, UsageError
+from sora_cli.errors import OutputError, UsageError
 from sora_cli.eval.clips import encode, make
 from sora_cli.eval.plot import Line, chart
+from sora_cli.eval.program import ended, say
 from sora_cli.eval.report import machine
 from sora_cli.eval.rows import Exam
-from sora_cli.eval.sampling import say, sitting, write
+from sora_cli.eval.sampling import sitting, write
 from sora_cli.eval.sizes import fidelity
 from sora_cli.eval.truth import Prompt
 from sora_cli.eval.verbs import bench_of
@@ -249,13 +250,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, run, and say what went wrong with the next command to try."""
-    try:
-        run(parse(argv))
-    except SoraError as error:
-        say(f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
-        return int(error.exit_code)
-    return 0
+    """The exit code of the program."""
+    return ended(lambda: run(parse(argv)))
 
 
 if __name__ == "__main__":

@@ -159,7 +159,7 @@ def schedule_of(settings: Settings) -> Schedule:
     """The noise levels that the settings ask for."""
     return make_schedule(
         settings.num_inference_steps, settings.shift, sampler=settings.sampler,
-        grid=settings.sigma_grid, fixed_sigmas=settings.fixed_sigmas,
+        grid=settings.sigma_grid, fixed_sigmas=settings.fixed_sigmas, begin_at=settings.begin_at,
     )  # fmt: skip
 
 

@@ -78,6 +78,7 @@ class Settings:
     guidance_scale_2: the low-noise expert's, where the model has two.
     fixed_sigmas: a few-step model's noise levels instead of the grid.
     tile: (width, height) of what the transformer sees at once; None = the whole frame.
+    begin_at: the noise level at which a canvas begins; below 1, something stands on it already.
     """
 
     prompt: str
@@ -98,6 +99,7 @@ class Settings:
     seed: int
     expand: bool
     tile: tuple[int, int] | None = None
+    begin_at: float = 1.0
 
     @property
     def duration(self) -> float:

@@ -119,11 +119,13 @@ def make_schedule(
     sampler: SamplerName,
     grid: SigmaGrid = "diffusers",
     fixed_sigmas: tuple[float, ...] | None = None,
+    begin_at: float = 1.0,
 ) -> Schedule:
     """The schedule that the published pipelines use for this sampler and grid.
 
     fixed_sigmas: the levels of a few-step model instead of the grid, without the final 0; where
         another number of steps is asked for, they are read off the line through them.
+    begin_at: the level to begin exactly at, with what is below it (SDEdit, arXiv 2108.01073).
 
     UniPC needs log(1 - σ), so its first sigma is at most 1 - 1e-6. Wan's own code and diffusers'
     UniPC give the model whole timesteps; diffusers' Euler gives it fractions.
@@ -132,6 +134,8 @@ def make_schedule(
         sigmas = (*_resampled(fixed_sigmas, num_inference_steps), 0.0)
     else:
         sigmas = sigma_grid(num_inference_steps, shift, grid)
+    if begin_at < 1:
+        sigmas = (begin_at, *(sigma for sigma in sigmas if sigma < begin_at))
     if sampler == "unipc":
         sigmas = (min(sigmas[0], 1 - 1e-6), *sigmas[1:])
     # Both sources store sigmas as float32. UniPC feels it: 1 - σ of the first one changes by 1 %.

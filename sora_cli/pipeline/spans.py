@@ -279,7 +279,8 @@ class SpanMaker:
         else:
             canvas = self._lay(span, settings, given, start)
         if whole is not None and span.strength < 1:
-            keeper = self._begun(whole, canvas, settings, span.strength, seed)
+            settings = replace(settings, begin_at=span.strength)
+            keeper = self._begun(whole, canvas, settings, seed)
         return make_video_latents(
             self.networks, self.texts[span.prompt], canvas, settings, seed, keeper,
             name=f"{self.seed}-{number}",
@@ -303,19 +304,15 @@ class SpanMaker:
         canvas = lay_canvas(self.networks, settings, rows, looks)
         return canvas.give(latents, 0) if ready and latents is not None else canvas
 
-    def _begun(
-        self, whole: np.ndarray, canvas: Canvas, settings: Settings, strength: float, seed: int
-    ) -> Keeper:
-        """A canvas on which the source stands already, under noise of level `strength`."""
+    def _begun(self, whole: np.ndarray, canvas: Canvas, settings: Settings, seed: int) -> Keeper:
+        """A canvas on which the source stands already, under noise of the level it begins at."""
         video = as_video(whole).to(self.networks.model.device)
         latents = encode_frames(self.networks, video).cpu()
         latents = F.pad(latents, (0, 0, 0, 0, canvas.lead, 0))  # references stand before the clip
-        sigmas = schedule_of(settings).sigmas
-        step = next(i for i, sigma in enumerate(sigmas) if sigma <= strength)
-        step, sigma = min(step, len(sigmas) - 2), sigmas[min(step, len(sigmas) - 2)]
+        sigma = schedule_of(settings).sigmas[0]
         fresh = noise(canvas.latents_shape, seed)
         latents = canvas.hold((1 - sigma) * latents + sigma * fresh, sigma, fresh)
-        return _Begun(SamplerState(latents=latents, step=step, seed=seed), self.keeper)
+        return _Begun(SamplerState(latents=latents, seed=seed), self.keeper)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
