@@ -199,9 +199,10 @@ def _resolve_size(request: Request, spec: ModelSpec) -> tuple[tuple[int, int], l
         )
     low, high = spec.trained_sides
     if min(width, height) < low or max(width, height) > high:
+        way_out = "; make a smaller one and enlarge it: sora upscale FILE --size " + made
         notes.append(
             f"{made} is beyond the sizes {spec.name} was trained on (sides {low} to {high}): "
-            "quality may suffer"
+            f"quality may suffer{way_out if max(width, height) > high else ''}"
         )
     return (width, height), notes
 
