@@ -26,6 +26,7 @@ from sora_cli.pipeline.seams import LEAST_CHANGE, NEAR
 from sora_cli.pipeline.spans import Frames, Sides, Span, SpanMaker, as_video
 from sora_cli.pipeline.timeline import Kept, Segment, play
 
+CLOSED, JUMP = 1.5, 3.0  # times the median step: a loop that closes, a way that jumps
 GIVEN, MADE = 25, 16  # frames of a given clip, and of what is made beside it
 TRUTH = GIVEN + MADE  # frames of a ground-truth scene
 CONTEXT = 16  # frames handed over at an end
@@ -254,6 +255,12 @@ def loop(bench: Bench, prompts: Sequence[Prompt], truths: Sequence[np.ndarray]) 
                 baselines={"cut": float(np.mean(hard))}, samples=len(ends),
             )
         )  # fmt: skip
+        rows.append(
+            Row(
+                ability="loop", measure="ends within 1.5 times, %", samples=len(ends),
+                value=_within(CLOSED, ends, floors), baselines={"the worst end": max(ends)},
+            )
+        )  # fmt: skip
     if motions:
         rows.append(
             Row(
@@ -262,6 +269,12 @@ def loop(bench: Bench, prompts: Sequence[Prompt], truths: Sequence[np.ndarray]) 
             )
         )  # fmt: skip
     return rows
+
+
+def _within(bar: float, values: Sequence[float], floors: Sequence[float]) -> float:
+    """How many of 100 are at most the bar, or at most 1.2 times their own floor."""
+    pairs = zip(values, floors, strict=True)
+    return 100 * float(np.mean([value <= max(bar, 1.2 * floor) for value, floor in pairs]))
 
 
 def led(
@@ -308,6 +321,10 @@ def connect(bench: Bench, prompts: Sequence[Prompt], truths: Sequence[np.ndarray
             ability="connect", measure="largest step, times the median", samples=len(shown),
             value=float(np.mean(largest)), floor=float(np.mean(floors)),
             baselines={"cut": float(np.mean(cuts))},
+        ),
+        Row(
+            ability="connect", measure="ways without a jump, %", samples=len(shown),
+            value=_within(JUMP, largest, floors), baselines={"the worst way's step": max(largest)},
         ),
         Row(
             ability="connect", measure="given frames untouched, %", samples=len(shown),

@@ -82,8 +82,10 @@ BARS: dict[tuple[str, str], Bar] = {
         )
     },
     ("loop", "last to first, times the median change"): replace(_JOIN, goal=1.05),
+    ("loop", "ends within 1.5 times, %"): Bar(),
     ("loop", "motion, % of the clip's"): Bar(first=60.0),
     ("connect", "largest step, times the median"): replace(_JOIN, first=3.0, goal=None),
+    ("connect", "ways without a jump, %"): Bar(first=100.0),
     ("connect", "given frames untouched, %"): Bar(first=100.0),
     ("files", "extend: given frames identical, % of clips"): Bar(first=100.0),
     ("files", "re-cut: the rest identical, % of clips"): Bar(first=100.0),
