@@ -23,14 +23,6 @@ SCHEMA = json.loads(
 )
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
 def trace_of(path: Path) -> dict[str, Any]:
     """The trace in a file, packed or not."""
     content = path.read_bytes()
