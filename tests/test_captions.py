@@ -20,7 +20,7 @@ from sora_cli.train.captions import (
     short,
     vocabulary,
 )
-from sora_cli.train.dataset import mirror
+from sora_cli.train.mirror import mirror
 from sora_cli.train.world import CAMERAS, FLOORS, MOTIONS, SIZES, SKIES, THINGS, Scene, draw_scene
 
 CLIP = {"width": 160, "height": 96, "num_frames": 25}

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sora_cli.eval.truth import middle, paths, project
-from sora_cli.train.dataset import mirror
+from sora_cli.train.mirror import mirror
 from sora_cli.train.render import render
 from sora_cli.train.world import (
     CAMERAS,

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sora_cli.train.render import LIGHTS, render
+from sora_cli.train.render import render
+from sora_cli.train.scenery import LIGHTS
 from sora_cli.train.world import Scene
 
 COLOURS = 48  # of a thing's pixels, that stand for all of them

@@ -39,9 +39,9 @@ from sora_cli.train.dataset import (
     BUCKETS,
     SHARD,
     Bucket,
+    claim,
     clip_path,
     clip_shards,
-    mirror,
     shard_bucket,
     shard_scenes,
 )
@@ -54,6 +54,7 @@ from sora_cli.train.loop import (
     run_recipe,
     save_checkpoint,
 )
+from sora_cli.train.mirror import mirror
 from sora_cli.train.render import render
 from sora_cli.train.tokenizer import PAD, UNKNOWN, build, save
 from sora_cli.train.world import (
@@ -161,6 +162,8 @@ class Lessons:
         self.rng = random.Random(f"captioner/{seed}")
         self.scenes: dict[int, list[Scene]] = {}
         self.shards: dict[str, list[int]] = {}
+        if pool:
+            claim(pool, "plain")  # the only one that it has words for
         for shard in clip_shards(pool) if pool else ():
             self.shards.setdefault(shard_bucket(shard).name, []).append(shard)
 

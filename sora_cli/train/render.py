@@ -1,345 +1,339 @@
-"""A batched ray tracer for the procedural world, in plain torch, the same on CPU and GPU.
+"""A ray tracer for the procedural world, in plain torch, the same on CPU and GPU.
 
-Every primitive is a unit shape moved by (rotation, half extents, centre): the ray goes into the
-unit frame, where ball, box, cylinder and cone have short closed forms. Only the pixels inside a
-primitive's projected bounding circle are traced. F is frames, N rays of one frame, R traced rays.
+A ray goes into a primitive's unit frame, where ball, box, cylinder and cone have short closed
+forms. Few frames are drawn at a time, and of each only the rectangles that a thing or its shadow
+can reach, by plain arithmetic on planes small enough to stay in the cache; where the camera stands
+still, floor and sky are drawn once. F is frames, S slots (primitives of one frame), h×w samples of
+a rectangle. Flat worlds have no rays: flat.py draws them.
 """
 
 from __future__ import annotations
 
 import math
-import random
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from sora_cli.train.shapes import FAR, HITS, dot, unit
-from sora_cli.train.world import COLORS, TAN_HALF_FOV, THINGS, Scene, camera_pose, position, yaw
+from sora_cli.train.bodies import Owner, owners
+from sora_cli.train.events import FLAT
+from sora_cli.train.flat import flat_frames
+from sora_cli.train.primitives import BITE, Bitten, Primitives, bitten, collect
+from sora_cli.train.scenery import (
+    Background,
+    Cameras,
+    Lighting,
+    Rectangle,
+    background,
+    planes,
+)
+from sora_cli.train.shapes import FAR, SHAPES, Vector, along, dot, unit
+from sora_cli.train.world import Scene
 
-SHAPES = tuple(HITS)
-FOG_DISTANCE = 45.0  # m
+MOVING = ("thing", "piece", "bite")  # what counts as a thing in masks
+FRAMES_AT_ONCE = 2  # on a CPU, so that what is computed stays in its cache
+Numbers = TypeVar("Numbers")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Light:
-    """A sky: colours at the zenith and the horizon, and the light that falls from it."""
+class _Drawing:
+    """A few frames of one camera's size, from their background to their colours."""
 
-    zenith: tuple[float, float, float]
-    horizon: tuple[float, float, float]
-    sun: tuple[float, float, float]
-    ambient: tuple[float, float, float]
-    height: float  # of the sun: its y over its horizontal distance
-    shadow: float  # share of sunlight that a shadow takes away
+    def __init__(
+        self, primitives: Primitives, cameras: Cameras, lighting: Lighting, frames: slice
+    ) -> None:
+        self.primitives, self.cameras, self.frames = primitives, cameras, frames
+        light = lighting.at(frames)
+        self.toward_sun, self.sun = planes(light.toward_sun), planes(light.sun)
+        self.ambient, self.shadow = planes(light.ambient), light.shadow[..., None]
 
+    def _unit_frame(
+        self, slot: int, origin: Vector, direction: Vector
+    ) -> tuple[Tensor, Vector, Vector]:
+        """The matrix into a slot's unit frame [F, 3, 3, 1, 1], and the rays there."""
+        into = self.primitives.into[self.frames, slot, :, :, None, None]
+        center = planes(self.primitives.center[self.frames, slot])
+        x, y, z = (o - c for o, c in zip(origin, center, strict=True))
+        return into, _turned(into, (x, y, z)), _turned(into, direction)
 
-LIGHTS: dict[str, Light] = {
-    "day": Light(zenith=(0.22, 0.48, 0.90), horizon=(0.74, 0.87, 0.98), sun=(0.72, 0.69, 0.63),
-                 ambient=(0.42, 0.43, 0.46), height=1.7, shadow=0.85),
-    "sunset": Light(zenith=(0.36, 0.28, 0.50), horizon=(1.00, 0.55, 0.22), sun=(0.72, 0.57, 0.42),
-                    ambient=(0.42, 0.38, 0.40), height=1.1, shadow=0.80),
-    "night": Light(zenith=(0.01, 0.02, 0.10), horizon=(0.09, 0.12, 0.30), sun=(0.50, 0.53, 0.66),
-                   ambient=(0.24, 0.26, 0.34), height=1.6, shadow=0.75),
-    "overcast": Light(zenith=(0.58, 0.61, 0.66), horizon=(0.76, 0.78, 0.80),
-                      sun=(0.34, 0.34, 0.34), ambient=(0.60, 0.61, 0.62), height=3.0, shadow=0.7),
-}  # fmt: skip
-FLOOR_COLORS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
-    "grass": ((0.20, 0.46, 0.12), (0.30, 0.55, 0.17)),
-    "sand": ((0.80, 0.66, 0.38), (0.88, 0.75, 0.48)),
-    "snow": ((0.88, 0.91, 0.95), (0.95, 0.96, 0.98)),
-    "tiles": ((0.44, 0.46, 0.50), (0.70, 0.71, 0.73)),
-    "wood": ((0.44, 0.26, 0.12), (0.56, 0.35, 0.18)),
-    "water": ((0.03, 0.22, 0.42), (0.08, 0.34, 0.56)),
-}
+    def darken(self, slot: int, origin: Vector) -> Tensor:
+        """Whether a slot's primitive stands between points and the sun."""
+        _, o, d = self._unit_frame(slot, origin, self.toward_sun)
+        t = SHAPES[self.primitives.shapes[slot]].distance(o, d)
+        if self._is_bitten(slot):
+            t = self._left(slot, t, origin, self.toward_sun, o, d).distance
+        return (t > 1e-3) & (t < FAR / 2)
+
+    def meet(
+        self, slot: int, origin: Vector, direction: Vector
+    ) -> tuple[Tensor, Vector, Tensor | None]:
+        """Distance to a slot's primitive along rays, its normal there, where a bite bared it."""
+        into, o, d = self._unit_frame(slot, origin, direction)
+        shape = SHAPES[self.primitives.shapes[slot]]
+        t = shape.distance(o, d)
+        normal = unit(_turned(into.transpose(1, 2), shape.normal(along(o, d, t))))
+        if not self._is_bitten(slot):
+            return t, normal, None
+        left = self._left(slot, t, origin, direction, o, d)
+        x, y, z = (torch.where(left.bare, inner, outer)
+                   for inner, outer in zip(unit(left.normal), normal, strict=True))  # fmt: skip
+        return left.distance, (x, y, z), left.bare
+
+    def _is_bitten(self, slot: int) -> bool:
+        return self.primitives.owner[slot] == ("thing", 0) and self.primitives.scoops.shape[1] > 0
+
+    def _left(
+        self, slot: int, t: Tensor, origin: Vector, direction: Vector, o: Vector, d: Vector
+    ) -> Bitten:
+        """Where rays, also given in the slot's unit frame, meet what bites have left of it."""
+        inside = SHAPES[self.primitives.shapes[slot]].inside
+        start = torch.where(inside(o), 0.0, t)  # a ray out of a bite begins inside the whole thing
+        left = bitten(self.primitives.scoops[self.frames], start, origin, direction)
+        there = inside(along(o, d, left.distance))
+        return replace(
+            left, distance=torch.where(~left.bare, t, torch.where(there, left.distance, FAR))
+        )
+
+    def thing(self, slots: list[int], part: Rectangle, bounds: dict[int, Rectangle]) -> _Surface:
+        """One thing in a rectangle: where it is met, and its colour in the light."""
+        eye, direction = self.cameras.rays(self.frames, part)
+        size = direction[0].shape
+        best = torch.full(size, FAR, device=direction[0].device)
+        normal, albedo = best.new_zeros(3, *size), best.new_zeros(3, *size)
+        bitten_there = torch.zeros_like(best, dtype=torch.bool)
+        for slot in slots:
+            inner = _within(bounds[slot], part)
+            if inner is None:
+                continue
+            rays = tuple(d[inner] for d in direction)
+            t, facing, bare = self.meet(slot, eye, (rays[0], rays[1], rays[2]))
+            closer = (t > 0.05) & (t < best[inner])
+            best[inner] = torch.where(closer, t, best[inner])
+            color = planes(self.primitives.color[self.frames, slot])
+            flesh = planes(self.primitives.flesh[self.frames])
+            if bare is not None:
+                bitten_there[inner] = torch.where(closer, bare, bitten_there[inner])
+            for i in range(3):
+                own = color[i] if bare is None else torch.where(bare, flesh[i], color[i])
+                normal[i][inner] = torch.where(closer, facing[i], normal[i][inner])
+                albedo[i][inner] = torch.where(closer, own, albedo[i][inner])
+        point = along(eye, direction, best)
+        shaded = self._shade(point, unit(direction), normal, albedo)
+        return _Surface(best, shaded, bitten_there)
+
+    def _shade(self, point: Vector, direction: Vector, normal: Tensor, albedo: Tensor) -> Tensor:
+        """Colours [F, 3, h, w] of points whose normals and albedos are [3, F, h, w]."""
+        facing = (normal[0], normal[1], normal[2])
+        x, y, z = (p + 4e-3 * n for p, n in zip(point, facing, strict=True))
+        dark = torch.zeros_like(x, dtype=torch.bool)
+        for slot in self.primitives.casting:
+            dark |= self.darken(slot, (x, y, z))
+        sunlight = 1 - dark * self.shadow
+        diffuse = dot(facing, self.toward_sun).clamp_min(0) * sunlight
+        a, b, c = (s - d for s, d in zip(self.toward_sun, direction, strict=True))
+        gloss = 0.35 * dot(facing, unit((a, b, c))).clamp_min(0) ** 24 * sunlight
+        sky_share = 0.72 + 0.28 * facing[1]  # less ambient light from below
+        return torch.stack(
+            [
+                1.15 * own * (ambient * sky_share + sun * diffuse) + sun * gloss
+                for own, ambient, sun in zip(albedo, self.ambient, self.sun, strict=True)
+            ],
+            1,
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class _Primitives:
-    shape: Tensor  # [F, P] index into SHAPES, -1 where there is none
-    center: Tensor  # [F, P, 3]
-    half: Tensor  # [F, P, 3]
-    rotation: Tensor  # [F, P, 3, 3] columns are the primitive's axes in the world
-    color: Tensor  # [F, P, 3]
+class _Surface:
+    """A thing as it is seen."""
+
+    depth: Tensor  # [F, h, w], FAR where it is not
+    color: Tensor  # [F, 3, h, w]
+    bare: Tensor  # [F, h, w] whether a bite laid it bare
 
 
-def _rotation(turn: float, roll: float, tilt: float) -> list[list[float]]:
-    """Roll about z, then tilt about x, then turn about y (rad)."""
-    cy, sy, cz, sz = math.cos(turn), math.sin(turn), math.cos(roll), math.sin(roll)
-    cx, sx = math.cos(tilt), math.sin(tilt)
-    return [
-        [cy * cz + sy * sx * sz, -cy * sz + sy * sx * cz, sy * cx],
-        [cx * sz, cx * cz, -sx],
-        [-sy * cz + cy * sx * sz, sy * sz + cy * sx * cz, cy * cx],
-    ]
+def _turned(matrix: Tensor, v: Vector) -> Vector:
+    """[F, 3, 3, 1, 1] times a vector of planes."""
+    x, y, z = (matrix[:, i, 0] * v[0] + matrix[:, i, 1] * v[1] + matrix[:, i, 2] * v[2]
+               for i in range(3))  # fmt: skip
+    return x, y, z
 
 
-def _collect(scenes: list[Scene], device: torch.device) -> _Primitives:
-    slots = max(sum(len(THINGS[t.kind]) for t in scene.things) for scene in scenes)
-    rows = []
-    for scene in scenes:
-        jitter = random.Random(f"colour/{scene.seed}/{scene.index}")
-        tints = [[jitter.uniform(-0.03, 0.03) for _ in range(3)] for _ in scene.things]
-        for frame in range(scene.num_frames):
-            row = []
-            for thing, tint in zip(scene.things, tints, strict=True):
-                foot = position(thing, frame / scene.fps)
-                turn = yaw(thing, frame / scene.fps)
-                cos, sin = math.cos(turn), math.sin(turn)
-                own = [c + d for c, d in zip(COLORS[thing.color], tint, strict=True)]
-                for part in THINGS[thing.kind]:
-                    x, y, z = (c * thing.scale for c in part.center)
-                    center = [foot[0] + cos * x + sin * z, foot[1] + y, foot[2] - sin * x + cos * z]
-                    half = [h * thing.scale for h in part.half]
-                    row.append(
-                        (
-                            SHAPES.index(part.shape),
-                            center,
-                            half,
-                            _rotation(turn, part.roll, part.tilt),
-                            list(part.color or own),
-                        )
-                    )
-            empty = (-1, [0.0] * 3, [1.0] * 3, _rotation(0, 0, 0), [0.0] * 3)
-            rows.append(row + [empty] * (slots - len(row)))
-    fields = [[[slot[i] for slot in row] for row in rows] for i in range(5)]
-    tensors = [torch.tensor(fields[0])] + [torch.tensor(f, dtype=torch.float32) for f in fields[1:]]
-    return _Primitives(*(t.to(device) for t in tensors))
+def _within(inner: Rectangle, outer: Rectangle) -> tuple[Any, slice, slice] | None:
+    """The index of a rectangle in the planes of another that may hold less of it; None if empty."""
+    top, bottom, left, right = _common(inner, outer)
+    if top >= bottom or left >= right:
+        return None
+    return ..., slice(top - outer[0], bottom - outer[0]), slice(left - outer[2], right - outer[2])
 
 
-def _trace(
-    primitives: _Primitives, slot: int, frame: Tensor, origin: Tensor, direction: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Distance [R] and world normal [R, 3] of one primitive slot along R rays of given frames."""
-    rotation, half = primitives.rotation[frame, slot], primitives.half[frame, slot]
-    o = torch.einsum("rij,ri->rj", rotation, origin - primitives.center[frame, slot]) / half
-    d = torch.einsum("rij,ri->rj", rotation, direction) / half
-    shape = primitives.shape[frame, slot]
-    t, normal = torch.full_like(o[:, 0], FAR), torch.zeros_like(o)
-    for index in shape.unique().tolist():
-        if index < 0:
-            continue
-        rows = (shape == index).nonzero()[:, 0]
-        t[rows], normal[rows] = HITS[SHAPES[index]](o[rows], d[rows])
-    world = torch.einsum("rij,rj->ri", rotation, normal / half)
-    return t, unit(world)
+def _common(one: Rectangle, two: Rectangle) -> Rectangle:
+    return max(one[0], two[0]), min(one[1], two[1]), max(one[2], two[2]), min(one[3], two[3])
 
 
-class _View:
-    """The rays of a batch: one row per distinct camera pose; `row` maps frames to rows."""
+def _around(rectangles: list[Rectangle]) -> Rectangle:
+    """The smallest rectangle that holds all."""
+    top, bottom, left, right = zip(*rectangles, strict=True)
+    return min(top), max(bottom), min(left), max(right)
+
+
+class _Shot:
+    """Frames that are drawn in one: of one scene on a CPU, of all on a GPU."""
 
     def __init__(self, scenes: list[Scene], samples: int, device: torch.device) -> None:
-        poses, row = [], []
-        for scene in scenes:
-            for frame in range(scene.num_frames):
-                if frame == 0 or scene.camera != "static":
-                    poses.append(camera_pose(scene, frame / scene.fps))
-                row.append(len(poses) - 1)
-        self.row = torch.tensor(row, device=device)  # [F]
-        self.eye = torch.tensor([p[0] for p in poses], device=device)  # [V, 3]
-        self.height, self.width = scenes[0].height * samples, scenes[0].width * samples
-        self.focal = min(self.height, self.width) / 2 / TAN_HALF_FOV  # in samples
-        axes = [_rotation(angle, 0.0, -pitch) for _, angle, pitch in poses]
-        self.axes = torch.tensor(axes, device=device)  # [V, 3, 3]
-        x = (torch.arange(self.width, device=device) + 0.5 - self.width / 2) / self.focal
-        y = (self.height / 2 - torch.arange(self.height, device=device) - 0.5) / self.focal
-        size = (self.height, self.width)
-        plane = torch.stack((x.expand(size), y[:, None].expand(size), torch.ones(size).to(x)), -1)
-        rays = torch.einsum("vij,hwj->vhwi", self.axes, plane)
-        self.direction = unit(rays).flatten(1, 2)  # [V, N, 3]
+        self.samples, self.device = samples, device
+        self.of_frame = [scene for scene in scenes for _ in range(scene.num_frames)]
+        cameras, primitives = Cameras.of(scenes, samples), collect(scenes)
+        lighting = Lighting.of(scenes)
+        self.still = len(scenes) == 1 and scenes[0].camera == "static"
+        self.again: Tensor | None = None  # [F]: which of the frames drawn is shown
+        if self.still:  # what stands or lies is drawn once
+            _, self.again = primitives.placed.unique_consecutive(dim=0, return_inverse=True)
+            first = self.again.diff(prepend=self.again.new_tensor([-1])) > 0
+            self.of_frame = scenes * int(first.sum())
+            cameras = _changed(cameras, lambda t: t[first])
+            primitives = _changed(primitives, lambda t: t[first])
+            lighting = _changed(lighting, lambda t: t[first])
+        # On the CPU: what is drawn where has to be known there.
+        self.things = cameras.bounds(primitives.center, primitives.radius)
+        sun = lighting.toward_sun[:, None]
+        foot = primitives.center - sun * (primitives.center[..., 1:2] / sun[..., 1:2])
+        self.shadows = cameras.bounds(foot, primitives.radius / sun[..., 1])
+        self.cameras = _changed(cameras, lambda t: t.to(device))
+        self.primitives = _changed(primitives, lambda t: t.to(device))
+        self.lighting = _changed(lighting, lambda t: t.to(device))
 
-    def bounding_circle(self, center: Tensor, radius: Tensor) -> Tensor:
-        """[F, H, W] mask of the samples that can see a ball at `center` [F, 3]."""
-        local = torch.einsum(
-            "fij,fi->fj", self.axes[self.row], center - self.eye[self.row]
-        )  # [F, 3]
-        depth = local[:, 2]
-        reach = self.focal * radius / (depth - radius).clamp_min(0.3) * 1.15 + 2
-        cx = self.width / 2 + self.focal * local[:, 0] / depth.clamp_min(0.3)
-        cy = self.height / 2 - self.focal * local[:, 1] / depth.clamp_min(0.3)
-        x = torch.arange(self.width, device=center.device) + 0.5
-        y = torch.arange(self.height, device=center.device) + 0.5
-        dx, dy = (x - cx[:, None]) ** 2, (y - cy[:, None]) ** 2
-        limit = torch.where(depth > -radius, reach**2, -1.0)
-        return dy[:, :, None] + dx[:, None, :] < limit[:, None, None]
+    def rectangles(self, bounds: Tensor, frames: slice) -> dict[int, Rectangle]:
+        """Of each slot that can be seen in any of the frames: where, in whole pixels."""
+        top, _, left, _ = bounds[frames].amin(0).unbind(1)
+        _, bottom, _, right = bounds[frames].amax(0).unbind(1)
+        s, found = self.samples, {}
+        for slot, (a, b, c, d) in enumerate(
+            torch.stack((top, bottom, left, right), 1).div(s).tolist()
+        ):
+            if a < b:
+                corners = (math.floor(a) * s, math.ceil(b) * s, math.floor(c) * s, math.ceil(d) * s)
+                found[slot] = _common(corners, self.cameras.whole)
+        return {n: r for n, r in found.items() if r[0] < r[1] and r[2] < r[3]}
 
+    def draw(self, groups: Sequence[frozenset[Owner]]) -> tuple[Tensor, Tensor]:
+        """uint8 [F, H, W, 3], and a mask of each group of objects [F, groups, H, W]."""
+        count = len(self.of_frame)
+        at_once = FRAMES_AT_ONCE if self.device.type == "cpu" else count
+        size = (count, self.cameras.height // self.samples, self.cameras.width // self.samples)
+        video = torch.empty(*size, 3, dtype=torch.uint8, device=self.device)
+        covered = torch.zeros(count, len(groups), *size[1:], dtype=torch.bool, device=self.device)
+        known = self.primitives.known
+        chosen = torch.tensor([[owner in group for group in groups] for owner in [*known, None]],
+                              dtype=torch.float32, device=self.device)  # fmt: skip
+        behind: Background | None = None
+        if self.still:
+            behind = background(self.of_frame[:1], slice(1), self.cameras, self.lighting)
+            video[:] = self._pixels(behind.lit)
+        for first in range(0, count, at_once):
+            frames = slice(first, min(first + at_once, count))
+            there = behind or background(self.of_frame[frames], frames, self.cameras, self.lighting)
+            part, color, who = self._compose(frames, there, known)
+            rows, columns = (slice(part[i] // self.samples, part[i + 1] // self.samples)
+                             for i in (0, 2))  # fmt: skip
+            video[frames, rows, columns] = self._pixels(color)
+            shares = self._mean(chosen[who].movedim(-1, 1))  # [F, groups, H, W]
+            covered[frames, :, rows, columns] = shares > 0.5
+        return (video, covered) if self.again is None else (video[self.again], covered[self.again])
 
-def _floor(scenes: list[Scene], view: _View, which: list[int], point: Tensor) -> Tensor:
-    """The floor's albedo [V, N, 3] at world points; detail fades with distance."""
-    albedo = torch.empty_like(point)
-    for row, number in enumerate(which):
-        scene = scenes[number]
-        rng = random.Random(f"floor/{scene.seed}/{scene.index}")
-        low, high = (torch.tensor(c, device=point.device) for c in FLOOR_COLORS[scene.floor])
-        x, z = point[row, :, 0], point[row, :, 2]
-        fade = torch.exp(-(z + 6).clamp_min(0) / 9.0)
-        wave = torch.zeros_like(x)
-        count = 2 if scene.floor in ("tiles", "wood") else 4
-        for _ in range(count):
-            angle, frequency = rng.uniform(0, math.tau), rng.uniform(1.0, 3.2)
-            kx, kz = frequency * math.cos(angle), frequency * math.sin(angle)
-            if scene.floor == "water":
-                kx, kz = 0.35 * kx, 1.4 * frequency
-            wave += torch.sin(x * kx + z * kz + rng.uniform(0, math.tau))
-        mix = 0.5 + 0.22 * wave / math.sqrt(count) * 1.4 * fade
-        if scene.floor == "tiles":  # soft-edged broad squares
-            check = torch.sin(x * math.pi / 1.7) * torch.sin((z + 0.4) * math.pi / 1.7)
-            mix = 0.5 + (0.5 * torch.tanh(check * 6) + 0.06 * wave) * fade
-        elif scene.floor == "wood":  # planks running away from the viewer
-            plank = torch.sin(x * math.pi / 0.8)
-            mix = 0.5 + (0.42 * torch.tanh(plank * 4) + 0.10 * wave) * fade
-        albedo[row] = low + (high - low) * mix.clamp(-0.2, 1.2)[:, None]
-    return albedo
+    def _compose(
+        self, frames: slice, there: Background, known: list[Owner]
+    ) -> tuple[Rectangle, Tensor, Tensor]:
+        """The rectangle that differs from a still background, its colours [F, 3, h, w], and which
+        of the known objects is seen [F, h, w]; -1: none.
+        """
+        drawing = _Drawing(self.primitives, self.cameras, self.lighting, frames)
+        bounds = self.rectangles(self.things, frames)
+        casting = set(self.primitives.casting)
+        shadows = {n: r for n, r in self.rectangles(self.shadows, frames).items() if n in casting}
+        part = self.cameras.whole
+        if self.still:
+            part = _around([*bounds.values(), *shadows.values()] or [(0, 0, 0, 0)])
+        here: Any = _within(part, self.cameras.whole) or (..., slice(0), slice(0))
+        count = frames.stop - frames.start
+        color = there.lit[here].repeat(count // len(there.lit), 1, 1, 1)
+        for slot, rectangle in shadows.items():
+            inner, outer = _within(rectangle, part), _within(rectangle, self.cameras.whole)
+            assert inner is not None and outer is not None
+            x, z = there.x[outer], there.z[outer]
+            dark = drawing.darken(slot, (x, torch.zeros_like(x), z)) & (x < FAR / 2)
+            color[inner] = torch.where(dark[:, None], there.dark[outer], color[inner])
+        depth = torch.full_like(color[:, 0], FAR)
+        who = torch.full_like(depth, -1, dtype=torch.int64)
+        for owner in sorted({self.primitives.owner[slot] for slot in bounds}):
+            slots = [n for n in bounds if self.primitives.owner[n] == owner]
+            around = _around([bounds[n] for n in slots])
+            surface = drawing.thing(slots, around, bounds)
+            inner = _within(around, part)
+            assert inner is not None
+            closer = surface.depth < depth[inner]
+            depth[inner] = torch.where(closer, surface.depth, depth[inner])
+            who[inner] = torch.where(closer, known.index(owner), who[inner])
+            if BITE in known:
+                who[inner] = torch.where(closer & surface.bare, known.index(BITE), who[inner])
+            color[inner] = torch.where(closer[:, None], surface.color, color[inner])
+        return part, color, who
 
+    def _mean(self, plane: Tensor) -> Tensor:
+        """[..., h, w] samples → [..., H, W] pixels."""
+        s = self.samples
+        rows = sum((plane[..., i::s, :] for i in range(1, s)), plane[..., ::s, :])
+        return sum((rows[..., i::s] for i in range(1, s)), rows[..., ::s]) / s**2
 
-def _light(scenes: list[Scene], which: list[int], device: torch.device) -> dict[str, Tensor]:
-    """Per row of `which`: the sky's colours, the sun's direction and colours, [V, 3] or [V]."""
-    lights = [LIGHTS[scenes[n].sky] for n in which]
-    sun = []
-    for number, light in zip(which, lights, strict=True):
-        scene = scenes[number]
-        azimuth = random.Random(f"sun/{scene.seed}/{scene.index}").uniform(-2.6, -0.55)
-        sun.append((math.cos(azimuth), light.height, math.sin(azimuth)))
-    table = {
-        name: torch.tensor([getattr(light, name) for light in lights], device=device)
-        for name in ("zenith", "horizon", "sun", "ambient", "shadow")
-    }
-    table["toward_sun"] = unit(torch.tensor(sun, device=device))
-    return table
-
-
-def _background(scenes: list[Scene], view: _View) -> tuple[Tensor, Tensor, Tensor, dict]:
-    """Sky and floor alone: colour, colour in shadow and floor points [V, N, 3], and the lights."""
-    which = [n for n, s in enumerate(scenes) for f in range(s.num_frames)
-             if f == 0 or s.camera != "static"]  # fmt: skip
-    light = _light(scenes, which, view.eye.device)
-    d = view.direction
-    down = -d[..., 1]
-    t = torch.where(down > 1e-4, view.eye[:, None, 1] / down.clamp_min(1e-4), FAR)
-    seen = t < FAR
-    point = view.eye[:, None] + t.clamp_max(400.0)[..., None] * d
-    albedo = _floor(scenes, view, which, point)
-    up = light["toward_sun"][:, None, 1:2]
-    lit = albedo * (light["ambient"][:, None] + light["sun"][:, None] * up)
-    dark = (
-        albedo
-        * (
-            light["ambient"]
-            + light["sun"] * light["toward_sun"][:, 1:2] * (1 - light["shadow"][:, None])
-        )[:, None]
-    )
-    fog = torch.exp(-t.clamp_max(400.0) / FOG_DISTANCE)[..., None]
-    horizon, zenith = light["horizon"][:, None], light["zenith"][:, None]
-    sky = horizon + (zenith - horizon) * (d[..., 1:2].clamp_min(0) * 2.2).clamp_max(1).sqrt()
-    color = torch.where(seen[..., None], horizon + (lit - horizon) * fog, sky)
-    shadowed = torch.where(seen[..., None], horizon + (dark - horizon) * fog, sky)
-    return color, shadowed, torch.where(seen[..., None], point, FAR), light
-
-
-def _in_shadow(primitives: _Primitives, frame: Tensor, point: Tensor, sun: Tensor) -> Tensor:
-    """[R] whether anything stands between world points [R, 3] and the sun."""
-    dark = torch.zeros(len(point), dtype=torch.bool, device=point.device)
-    for slot in range(primitives.shape.shape[1]):
-        offset = primitives.center[frame, slot] - point
-        along = dot(offset, sun)
-        distance = dot(offset, offset) - along * along
-        radius = (primitives.half[frame, slot] ** 2).sum(1)
-        near = (distance < radius) & (along > -radius.sqrt()) & (primitives.shape[frame, slot] >= 0)
-        rows = near.nonzero()[:, 0]
-        t, _ = _trace(primitives, slot, frame[rows], point[rows], sun[rows])
-        dark[rows] |= (t > 1e-3) & (t < FAR / 2)
-    return dark
+    def _pixels(self, color: Tensor) -> Tensor:
+        """[F, 3, h, w] → uint8 [F, H, W, 3]."""
+        mean = self._mean(color.clamp(0, 1))
+        return (mean * 255 + 0.5).to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def _ground_shadow(
-    primitives: _Primitives, view: _View, floor: Tensor, toward_sun: Tensor
-) -> Tensor:
-    """Flat indices (frame·N + ray) of the floor samples that lie in shadow."""
-    frames = primitives.shape.shape[0]
-    found = []
-    sun = toward_sun[view.row]  # [F, 3]
-    for slot in range(primitives.shape.shape[1]):
-        center = primitives.center[:, slot]
-        radius = (primitives.half[:, slot] ** 2).sum(1).sqrt()
-        foot = center - sun * (center[:, 1] / sun[:, 1])[:, None]  # the shadow's middle on y = 0
-        reach = radius / sun[:, 1]
-        dx = floor[view.row, :, 0] - foot[:, 0:1]
-        dz = floor[view.row, :, 2] - foot[:, 2:3]
-        inside = (
-            dx * dx + dz * dz < torch.where(primitives.shape[:, slot] >= 0, reach**2, -1.0)[:, None]
-        )
-        flat = inside.flatten().nonzero()[:, 0]
-        frame, ray = flat // floor.shape[1], flat % floor.shape[1]
-        t, _ = _trace(primitives, slot, frame, floor[view.row[frame], ray], sun[frame])
-        found.append(flat[(t > 1e-3) & (t < FAR / 2)])
-    assert frames
-    return torch.cat(found)
-
-
-def _things(
-    primitives: _Primitives, view: _View, light: dict[str, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """The samples covered by things: flat indices [R] and their shaded colours [R, 3]."""
-    frames, samples = primitives.shape.shape[0], view.direction.shape[1]
-    device = view.eye.device
-    best = torch.full((frames * samples,), FAR, device=device)
-    normals = torch.zeros(frames * samples, 3, device=device)
-    albedo = torch.zeros(frames * samples, 3, device=device)
-    for slot in range(primitives.shape.shape[1]):
-        radius = (primitives.half[:, slot] ** 2).sum(1).sqrt()
-        radius = torch.where(primitives.shape[:, slot] >= 0, radius, -1e3)
-        flat = view.bounding_circle(primitives.center[:, slot], radius).flatten().nonzero()[:, 0]
-        frame, ray = flat // samples, flat % samples
-        row = view.row[frame]
-        t, normal = _trace(primitives, slot, frame, view.eye[row], view.direction[row, ray])
-        closer = (t > 0.05) & (t < best[flat])
-        flat = flat[closer]
-        best[flat], normals[flat] = t[closer], normal[closer]
-        albedo[flat] = primitives.color[frame[closer], slot]
-    flat = (best < FAR / 2).nonzero()[:, 0]
-    frame, ray = flat // samples, flat % samples
-    row = view.row[frame]
-    direction, normal = view.direction[row, ray], normals[flat]
-    point = view.eye[row] + best[flat, None] * direction
-    sun = light["toward_sun"][row]
-    dark = _in_shadow(primitives, frame, point + 4e-3 * normal, sun)
-    sunlight = 1 - dark * light["shadow"][row]
-    diffuse = dot(normal, sun).clamp_min(0) * sunlight
-    halfway = unit(sun - direction)
-    gloss = 0.35 * dot(normal, halfway).clamp_min(0) ** 24 * sunlight
-    sky_share = 0.72 + 0.28 * normal[:, 1]  # less ambient light from below
-    color = albedo[flat] * (
-        light["ambient"][row] * sky_share[:, None] + light["sun"][row] * diffuse[:, None]
-    )
-    return flat, 1.15 * color + light["sun"][row] * gloss[:, None]
+def _changed(numbers: Numbers, change: Callable[[Tensor], Tensor]) -> Numbers:
+    """A dataclass with its tensors changed."""
+    found = {f.name: getattr(numbers, f.name) for f in fields(numbers)}  # type: ignore[arg-type]
+    tensors = {name: change(v) for name, v in found.items() if isinstance(v, Tensor)}
+    return replace(numbers, **tensors)  # type: ignore[type-var]
 
 
 @torch.no_grad()
 def render(
     scenes: list[Scene], *, device: str | torch.device = "cpu", samples: int = 2
 ) -> tuple[Tensor, Tensor]:
-    """Render scenes of one size and length.
+    """Render scenes of one size and length, of any families.
 
-    Returns uint8 frames [B, T, H, W, 3] and boolean masks of the things [B, T, H, W];
-    `samples`² rays a pixel.
+    Returns uint8 frames [B, T, H, W, 3] and boolean masks of the things and their pieces
+    [B, T, H, W] (neither walls nor paint); `samples`² rays a pixel.
     """
     first = scenes[0]
     shape = (first.num_frames, first.height, first.width)
     assert all((s.num_frames, s.height, s.width) == shape for s in scenes)
     device = torch.device(device)
-    view = _View(scenes, samples, device)
-    primitives = _collect(scenes, device)
-    color, shadowed, floor, light = _background(scenes, view)
-    frames = len(scenes) * first.num_frames
-    picture = color[view.row].flatten(0, 1)  # [F·N, 3]
-    shade = _ground_shadow(primitives, view, floor, light["toward_sun"])
-    picture[shade] = shadowed[view.row[shade // floor.shape[1]], shade % floor.shape[1]]
-    flat, shaded = _things(primitives, view, light)
-    picture[flat] = shaded
-    covered = torch.zeros(len(picture), device=device)
-    covered[flat] = 1
-    planes = torch.cat((picture, covered[:, None]), 1)
-    planes = planes.view(frames, first.height, samples, first.width, samples, 4).clamp(0, 1)
-    planes = planes.mean((2, 4))
-    video = (planes[..., :3].clamp(0, 1) * 255 + 0.5).to(torch.uint8)
-    batch = (len(scenes), first.num_frames, first.height, first.width)
-    return video.view(*batch, 3), (planes[..., 3] > 0.5).view(batch)
+    video = torch.empty(len(scenes), *shape, 3, dtype=torch.uint8, device=device)
+    covered = torch.empty(len(scenes), *shape, dtype=torch.bool, device=device)
+    solid: dict[object, list[int]] = {}  # what is drawn in one: scenes of one family on a GPU
+    for number, scene in enumerate(scenes):
+        if isinstance(scene.event, FLAT):
+            video[number], covered[number] = flat_frames(scene, device)
+        else:
+            solid.setdefault(number if device.type == "cpu" else scene.family, []).append(number)
+    for shot in solid.values():
+        chosen = [scenes[number] for number in shot]
+        moving = frozenset(o for s in chosen for o in owners(s) if o[0] in MOVING)
+        frames, masks = _Shot(chosen, samples, device).draw([moving])
+        video[shot] = frames.view(len(shot), *shape, 3)
+        covered[shot] = masks[:, 0].view(len(shot), *shape)
+    return video, covered
+
+
+@torch.no_grad()
+def render_objects(scene: Scene, *, samples: int = 2) -> dict[Owner, Tensor]:
+    """Where each object of a scene is seen (not hidden by another): masks [T, H, W].
+
+    Its keys are `bodies.owners`; ("thing", 0) and ("piece", 3) are such objects.
+    """
+    every = owners(scene)
+    masks = _Shot([scene], samples, torch.device("cpu")).draw([frozenset([o]) for o in every])[1]
+    return dict(zip(every, masks.unbind(1), strict=True))

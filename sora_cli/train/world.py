@@ -3,7 +3,11 @@
 A `Scene` is a small frozen record (things, place, camera, size), drawn deterministically from
 `(seed, index)`. Captions, renders and the report card's ground truth all come from it.
 Axes: x right, y up, z away from the viewer; units are metres of a toy world, seconds, radians.
-A new thing, motion, floor, sky or camera is a row in a table here (and its words in captions.py).
+A new thing, motion, floor, sky or camera is a row in a table here (and its words in words.py).
+
+`draw_scene` draws from a mixture of families. `PLAIN`, the default, is one family: what the shipped
+weights know, and the same scenes for ever. families.py has the wide world, whose rows never change
+the tables `THINGS`, `MOTIONS` and `CAMERAS` here: those are the plain world's.
 """
 
 from __future__ import annotations
@@ -13,80 +17,22 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-Vec3 = tuple[float, float, float]
-
-GRAVITY = 5.0  # m/s²: a toy's gravity, so that a bounce spans several frames at 8 fps
-CAMERA_HEIGHT, CAMERA_DISTANCE, LOOK_AT_HEIGHT = 1.5, 6.0, 1.2
-TAN_HALF_FOV = 0.33  # of the frame's shorter side
-
-COLORS: dict[str, Vec3] = {
-    "red": (0.86, 0.07, 0.07),
-    "orange": (1.00, 0.45, 0.03),
-    "yellow": (0.97, 0.86, 0.08),
-    "green": (0.08, 0.58, 0.14),
-    "cyan": (0.08, 0.80, 0.86),
-    "blue": (0.08, 0.17, 0.86),
-    "purple": (0.54, 0.13, 0.76),
-    "white": (0.95, 0.95, 0.95),
-}
-SIZES: dict[str, float] = {"small": 0.85, "medium": 1.12, "large": 1.45}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
-    """One primitive of a thing, in the thing's own frame (origin on the floor below its middle)."""
-
-    shape: str  # ball | box | cylinder | cone
-    center: Vec3
-    half: Vec3
-    color: Vec3 | None = None  # None: the thing's own colour
-    roll: float = 0.0  # about z, radians
-    tilt: float = 0.0  # about x, radians
-
-
-_DARK, _GLASS, _BARK, _SLATE = (
-    (0.10, 0.10, 0.11),
-    (0.55, 0.72, 0.80),
-    (0.36, 0.22, 0.11),
-    (0.33, 0.20, 0.17),
+from sora_cli.train.events import GRAVITY, Event, Leg, Vec3, leg_at
+from sora_cli.train.things import (
+    COLORS,
+    HEADED,
+    HELD_OUT,
+    HELD_OUT_TOO,
+    QUARTER,
+    ROLLING,
+    SIZES,
+    THINGS,
+    TURNABLE,
+    is_held_out,
 )
 
-
-def _parts(*rows: tuple) -> tuple[Part, ...]:
-    return tuple(
-        Part(shape=r[0], center=r[1], half=r[2], **(r[3] if len(r) > 3 else {})) for r in rows
-    )
-
-
-QUARTER = math.pi / 2
-THINGS: dict[str, tuple[Part, ...]] = {
-    "ball": _parts(("ball", (0, 0.55, 0), (0.55, 0.55, 0.55))),
-    "cube": _parts(("box", (0, 0.48, 0), (0.48, 0.48, 0.48))),
-    "cylinder": _parts(("cylinder", (0, 0.62, 0), (0.38, 0.62, 0.38))),
-    "cone": _parts(("cone", (0, 0.62, 0), (0.60, 0.62, 0.60))),
-    "car": _parts(
-        ("box", (0, 0.42, 0), (0.92, 0.22, 0.44)),
-        ("box", (-0.06, 0.80, 0), (0.50, 0.20, 0.38), {"color": _GLASS}),
-        ("cylinder", (0.54, 0.22, 0), (0.22, 0.47, 0.22), {"color": _DARK, "tilt": QUARTER}),
-        ("cylinder", (-0.54, 0.22, 0), (0.22, 0.47, 0.22), {"color": _DARK, "tilt": QUARTER}),
-    ),
-    "tree": _parts(
-        ("cylinder", (0, 0.35, 0), (0.13, 0.35, 0.13), {"color": _BARK}),
-        ("ball", (0, 1.05, 0), (0.56, 0.52, 0.56)),
-    ),
-    "house": _parts(
-        ("box", (0, 0.45, 0), (0.62, 0.45, 0.52)),
-        ("box", (0, 0.72, 0), (0.46, 0.46, 0.50), {"color": _SLATE, "roll": math.pi / 4}),
-        ("box", (0, 0.24, -0.53), (0.13, 0.24, 0.02), {"color": _DARK}),
-    ),
-    "snowman": _parts(
-        ("ball", (0, 0.40, 0), (0.44, 0.42, 0.44)),
-        ("ball", (0, 0.98, 0), (0.31, 0.30, 0.31)),
-        ("ball", (0, 1.40, 0), (0.21, 0.20, 0.21)),
-        ("cylinder", (0, 1.66, 0), (0.18, 0.12, 0.18), {"color": _DARK}),
-    ),
-}
-TURNABLE = ("cube", "car", "house")  # things whose turning can be seen
+CAMERA_HEIGHT, CAMERA_DISTANCE, LOOK_AT_HEIGHT = 1.5, 6.0, 1.2
+TAN_HALF_FOV = 0.33  # of the frame's shorter side
 
 FLOORS = ("grass", "sand", "snow", "tiles", "wood", "water")
 SKIES = ("day", "sunset", "night", "overcast")
@@ -94,7 +40,10 @@ SKIES = ("day", "sunset", "night", "overcast")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Thing:
-    """One thing and its motion's numbers: where it starts (m), its velocity (m/s), spin (rad/s)."""
+    """One thing and its motion's numbers: where it starts (m), its velocity (m/s), spin (rad/s).
+
+    Where there are `legs` they alone say where it is. `stretch` multiplies its size: 1 in range.
+    """
 
     kind: str
     color: str
@@ -105,11 +54,13 @@ class Thing:
     yaw: float = 0.0
     spin: float = 0.0
     restitution: float = 0.0
+    stretch: float = 1.0
+    legs: tuple[Leg, ...] = ()
 
     @property
     def scale(self) -> float:
         """World metres per unit of the thing's parts."""
-        return SIZES[self.size]
+        return SIZES[self.size] * self.stretch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +78,8 @@ class Scene:
     fps: float
     seed: int
     index: int
+    family: str = "plain"
+    event: Event | None = None
 
     @property
     def duration(self) -> float:
@@ -161,6 +114,8 @@ def bounce_height(start: float, restitution: float, time: float) -> float:
 
 def position(thing: Thing, time: float) -> Vec3:
     """Where the thing's foot is (m) at `time` (s)."""
+    if thing.legs:
+        return leg_at(thing.legs, time).at(time)
     x, y, z = (s + v * time for s, v in zip(thing.start, thing.velocity, strict=True))
     if thing.motion in ("bounces", "falls"):
         y = bounce_height(thing.start[1], thing.restitution, time)
@@ -169,7 +124,30 @@ def position(thing: Thing, time: float) -> Vec3:
 
 def yaw(thing: Thing, time: float) -> float:
     """Turn about the vertical axis (rad) at `time` (s)."""
+    if thing.kind in HEADED:
+        for leg in reversed(thing.legs):
+            if leg.speed and leg.time <= time:  # at rest it looks where it went last
+                end = next((other.time for other in thing.legs if other.time > leg.time), time)
+                vx, _, vz = leg.velocity_at(min(time, end))
+                return heading(vx, vz)
     return thing.yaw + thing.spin * time
+
+
+def heading(vx: float, vz: float) -> float:
+    """The yaw (rad) that looks along a velocity (m/s)."""
+    return math.atan2(-vz, vx)
+
+
+def rolled(thing: Thing, time: float) -> float:
+    """How far (rad) a thing whose rolling is seen has rolled, along where it looks; else 0."""
+    if thing.kind not in ROLLING:
+        return 0.0
+    legs = thing.legs or (Leg(time=0.0, start=thing.start, velocity=thing.velocity),)
+    ends = [leg.time for leg in legs[1:]] + [math.inf]
+    way = sum(
+        leg.speed * max(0.0, min(time, end) - leg.time) for leg, end in zip(legs, ends, strict=True)
+    )
+    return way / (ROLLING[thing.kind] * thing.scale)
 
 
 def _still(thing: Thing, scene: Scene, rng: random.Random) -> Thing:
@@ -232,6 +210,10 @@ CAMERAS: dict[str, tuple[float, float]] = {  # the range of |rate|: rad/s or m/s
     "push in": (0.45, 0.75),
     "pull back": (0.45, 0.75),
 }
+ORBITS: dict[str, tuple[float, float]] = {  # the wide world's: around the middle of the place
+    "orbit left": (0.30, 0.55),
+    "orbit right": (0.30, 0.55),
+}
 
 
 def camera_pose(scene: Scene, time: float) -> tuple[Vec3, float, float]:
@@ -245,36 +227,49 @@ def camera_pose(scene: Scene, time: float) -> tuple[Vec3, float, float]:
     elif scene.camera == "pull back":
         forward = scene.camera_rate * (scene.duration - time)
     pitch = math.atan2(LOOK_AT_HEIGHT - CAMERA_HEIGHT, CAMERA_DISTANCE)
+    if scene.camera in ORBITS:
+        turn = scene.camera_rate * middle * (1 if scene.camera == "orbit right" else -1)
+        x, z = CAMERA_DISTANCE * math.sin(turn), -CAMERA_DISTANCE * math.cos(turn)
+        return (x, CAMERA_HEIGHT, z), -turn, pitch
     return (0.0, CAMERA_HEIGHT, -CAMERA_DISTANCE + forward), angle, pitch
 
 
 # ---------------------------------------------------------------------- drawing scenes
 
-HELD_OUT = (
-    ("ball", "cyan"),
-    ("cube", "orange"),
-    ("car", "purple"),
-    ("tree", "blue"),
-    ("cone", "green"),
-    ("house", "yellow"),
-    ("snowman", "red"),
-    ("cylinder", "white"),
-)
-SPLITS: dict[str, int] = {"training": 0, "development": 1, "final": 2, "held-out": 3}
+OUTSIDE = "out-of-distribution"
+SPLITS: dict[str, int] = {
+    "training": 0, "development": 1, "final": 2, "held-out": 3, OUTSIDE: 4,
+}  # fmt: skip
 
 
-def is_held_out(kind: str, color: str) -> bool:
-    """Pairings that training never sees, though it sees each word elsewhere."""
-    return (kind, color) in HELD_OUT
-
-
-def _draw_pairing(rng: random.Random, split: str) -> tuple[str, str]:
+def draw_pairing(
+    rng: random.Random, split: str, kinds: tuple[str, ...] = tuple(THINGS)
+) -> tuple[str, str]:
+    """Kind and colour: one of the held-out pairings in their split, any other elsewhere."""
     if split == "held-out":
-        return rng.choice(HELD_OUT)
+        return rng.choice([row for row in (*HELD_OUT, *HELD_OUT_TOO) if row[0] in kinds])
     while True:
-        pairing = rng.choice(tuple(THINGS)), rng.choice(tuple(COLORS))
+        pairing = rng.choice(kinds), rng.choice(tuple(COLORS))
         if not is_held_out(*pairing):
             return pairing
+
+
+def draw_size(rng: random.Random, split: str, sizes: tuple[str, ...] = tuple(SIZES)) -> dict:
+    """`size` and `stretch` of a thing; smaller and larger than any size out of distribution."""
+    if split != OUTSIDE:
+        return {"size": rng.choice(sizes)}
+    if rng.random() < 0.5:
+        return {"size": "small", "stretch": rng.uniform(0.6, 0.8)}
+    return {"size": sizes[-1], "stretch": rng.uniform(1.15, 1.35)}
+
+
+def spread(rng: random.Random, low: float, high: float, split: str) -> float:
+    """A number of this range; out of distribution one well below or above it."""
+    if split != OUTSIDE:
+        return rng.uniform(low, high)
+    if rng.random() < 0.5:
+        return rng.uniform(0.45 * low, 0.75 * low)
+    return rng.uniform(1.25 * high, 1.6 * high)
 
 
 def _draw_motion(rng: random.Random, kind: str, scene: Scene, alone: bool) -> str:
@@ -287,8 +282,12 @@ def _draw_motion(rng: random.Random, kind: str, scene: Scene, alone: bool) -> st
     return rng.choice(allowed)
 
 
-def _draw_thing(rng: random.Random, scene: Scene, split: str, x: float, alone: bool) -> Thing:
-    kind, color = _draw_pairing(rng, split)
+def draw_thing(
+    rng: random.Random, scene: Scene, split: str, x: float, alone: bool,
+    kinds: tuple[str, ...] = tuple(THINGS),
+) -> Thing:  # fmt: skip
+    """One thing about `x` (m) with one of the plain motions; `alone`: no lane to keep."""
+    kind, color = draw_pairing(rng, split, kinds)
     yaw0 = rng.uniform(-0.45, 0.45) if kind in TURNABLE else 0.0
     motion = _draw_motion(rng, kind, scene, alone)
     if motion in ("left", "right") and kind == "car":
@@ -297,37 +296,94 @@ def _draw_thing(rng: random.Random, scene: Scene, split: str, x: float, alone: b
         yaw0 = QUARTER
     elif motion == "still" and kind == "car":
         yaw0 = rng.uniform(-0.7, 0.7)
-    size = rng.choice(tuple(SIZES))
+    size = draw_size(rng, split)
     start = (x, 0.0, rng.uniform(-0.6, 0.8))
-    thing = Thing(kind=kind, color=color, size=size, motion=motion, start=start, yaw=yaw0)
-    return MOTIONS[motion](thing, scene, rng)
+    thing = Thing(kind=kind, color=color, motion=motion, start=start, yaw=yaw0, **size)
+    thing = MOTIONS[motion](thing, scene, rng)
+    return thing if split != OUTSIDE else _outside(thing, scene, rng)
+
+
+def _outside(thing: Thing, scene: Scene, rng: random.Random) -> Thing:
+    """The same motion at a pace or from a height that is never trained; half-way it is where
+    it would have been.
+    """
+    if thing.motion in ("bounces", "falls"):
+        x, y, z = thing.start
+        return replace(thing, start=(x, y * rng.choice((0.5, 1.5)), z))
+    slow = thing.motion in ("toward", "away") or rng.random() < 0.5  # in depth it hits the camera
+    pace = rng.uniform(0.3, 0.5) if slow else rng.uniform(1.5, 2.0)
+    start, velocity = thing.start, thing.velocity
+    x, y, z = (s + v * (1 - pace) * scene.duration / 2
+               for s, v in zip(start, velocity, strict=True))  # fmt: skip
+    vx, vy, vz = (v * pace for v in velocity)
+    return replace(thing, start=(x, y, z), velocity=(vx, vy, vz), spin=thing.spin * pace)
+
+
+def draw_place(rng: random.Random, scene: Scene) -> Scene:
+    """The scene's camera (one of the plain ones), floor and sky."""
+    camera = "static"
+    if scene.num_frames > 1 and rng.random() < 0.3:
+        camera = rng.choice([name for name in CAMERAS if name != "static"])
+    low, high = CAMERAS[camera]
+    return replace(
+        scene, floor=rng.choice(FLOORS), sky=rng.choice(SKIES), camera=camera,
+        camera_rate=rng.uniform(low, high),
+    )  # fmt: skip
+
+
+def draw_plain(
+    rng: random.Random, scene: Scene, split: str, num_things: int | None = None,
+    kinds: tuple[str, ...] = tuple(THINGS),
+) -> Scene:  # fmt: skip
+    """The plain family: one or two things, each with a motion of its own."""
+    scene = draw_place(rng, scene)
+    count = num_things or (2 if rng.random() < 0.25 else 1)
+    if count == 1:
+        x = rng.uniform(-0.3, 0.3) * scene.half_width
+        return replace(scene, things=(draw_thing(rng, scene, split, x, True, kinds),))
+    gap = min(0.5 * scene.half_width, 1.7)
+    left = draw_thing(rng, scene, split, -gap, False, kinds)
+    right = draw_thing(rng, scene, split, gap, False, kinds)
+    while right.kind == left.kind or right.color == left.color:  # tell them apart by either word
+        right = draw_thing(rng, scene, split, gap, False, kinds)
+    return replace(scene, things=(left, right))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Family:
+    """Scenes of one sort: how they are drawn into an empty scene, and their share of a mixture."""
+
+    name: str
+    share: float
+    draw: Callable[[random.Random, Scene, str], Scene]
+    least_frames: int = 1  # what happens takes that long
+
+
+Mixture = tuple[Family, ...]
+PLAIN: Mixture = (Family(name="plain", share=1.0, draw=draw_plain),)
 
 
 def draw_scene(
     seed: int, index: int, *, width: int, height: int, num_frames: int, fps: float = 8.0,
-    split: str = "training", num_things: int | None = None,
+    split: str = "training", num_things: int | None = None, mixture: Mixture = PLAIN,
 ) -> Scene:  # fmt: skip
     """Draw one scene, always the same for the same arguments.
 
-    Splits never share a random stream; `held-out` draws only pairings that training never sees.
+    Splits never share a random stream; `held-out` draws only pairings that training never sees,
+    `out-of-distribution` only speeds and sizes outside the trained range.
+
+    Args:
+        num_things: of a plain scene; None: drawn too.
+        mixture: the families and their shares; `families.WIDE` is the whole world.
     """
-    rng = random.Random(f"{SPLITS[split]}/{seed}/{index}")
-    camera = "static"
-    if num_frames > 1 and rng.random() < 0.3:
-        camera = rng.choice([name for name in CAMERAS if name != "static"])
-    low, high = CAMERAS[camera]
-    scene = Scene(
-        things=(), floor=rng.choice(FLOORS), sky=rng.choice(SKIES), camera=camera,
-        camera_rate=rng.uniform(low, high), width=width, height=height, num_frames=num_frames,
-        fps=fps, seed=seed, index=index,
+    key = f"{SPLITS[split]}/{seed}/{index}"
+    empty = Scene(
+        things=(), floor="", sky="", camera="static", camera_rate=0.0, width=width, height=height,
+        num_frames=num_frames, fps=fps, seed=seed, index=index,
     )  # fmt: skip
-    count = num_things or (2 if rng.random() < 0.25 else 1)
-    if count == 1:
-        x = rng.uniform(-0.3, 0.3) * scene.half_width
-        return replace(scene, things=(_draw_thing(rng, scene, split, x, True),))
-    gap = min(0.5 * scene.half_width, 1.7)
-    left = _draw_thing(rng, scene, split, -gap, False)
-    right = _draw_thing(rng, scene, split, gap, False)
-    while right.kind == left.kind or right.color == left.color:  # tell them apart by either word
-        right = _draw_thing(rng, scene, split, gap, False)
-    return replace(scene, things=(left, right))
+    if num_things is not None:
+        return draw_plain(random.Random(key), empty, split, num_things)
+    able = [family for family in mixture if family.least_frames <= num_frames]
+    chooser = random.Random(f"family/{key}")  # a stream of its own: plain scenes stay as they are
+    family = chooser.choices(able, [family.share for family in able])[0]
+    return replace(family.draw(random.Random(key), empty, split), family=family.name)
