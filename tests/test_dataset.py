@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from sora_cli.errors import UsageError
 from sora_cli.models.vae import VAE, VAEConfig
 from sora_cli.pipeline.canvas import encode_given
 from sora_cli.train import dataset
-from sora_cli.train.dataset import Bucket, mirror
+from sora_cli.train.dataset import Bucket
+from sora_cli.train.export import save_vae
+from sora_cli.train.mirror import mirror
 from sora_cli.train.render import render
 
 SMALL_VAE = VAEConfig(
@@ -80,17 +83,14 @@ def test_latents_are_those_of_the_clips(small_shards: None, tmp_path: Path) -> N
     vae = VAE(SMALL_VAE).eval()
     shard = shard_of(9)
     dataset.render_shard(tmp_path, shard)
-    dataset.encode_shard(tmp_path, shard, vae, tmp_path / "latents", torch.device("cpu"), batch=2)
+    frames = torch.from_numpy(np.load(dataset.clip_path(tmp_path, shard)))
+    dataset.encode_shard(frames, shard, vae, tmp_path / "latents", torch.device("cpu"), batch=2)
     clips = dataset.load_latents(tmp_path / "latents", shard)
     assert dataset.latent_shards(tmp_path / "latents") == [shard]
-
-    frames = torch.from_numpy(np.load(dataset.clip_path(tmp_path, shard)))
     straight = dataset.shard_scenes(shard)
-    assert clips.latents.shape[:2] == (4, 4) and clips.latents.dtype == torch.float16
-    for number, scene in enumerate(clips.scenes):
-        mirrored = scene != straight[number]
-        assert scene == (mirror(straight[number]) if mirrored else straight[number])
-        clip = frames[number].flip(2) if mirrored else frames[number]
+    assert clips.scenes == straight + [mirror(scene) for scene in straight]
+    assert clips.latents.shape[:2] == (8, 4) and clips.latents.dtype == torch.float16
+    for number, clip in enumerate(torch.cat((frames, frames.flip(3)))):
         latents = vae.encode(dataset.to_video(clip)[None])[0]
         # Encoded in bfloat16, kept in half precision.
         assert (clips.latents[number].float() - latents).abs().mean() < 0.03
@@ -100,17 +100,12 @@ def test_latents_are_those_of_the_clips(small_shards: None, tmp_path: Path) -> N
 def test_given_blocks_are_encoded_as_a_tail(small_shards: None, tmp_path: Path) -> None:
     torch.manual_seed(0)
     vae, shard = VAE(SMALL_VAE).eval(), shard_of(9)
-    dataset.render_shard(tmp_path, shard)
-    dataset.encode_shard(tmp_path, shard, vae, tmp_path / "latents", torch.device("cpu"))
+    frames = dataset.shard_frames(shard)
+    dataset.encode_shard(frames, shard, vae, tmp_path / "latents", torch.device("cpu"))
     clips = dataset.load_latents(tmp_path / "latents", shard)
-    frames = torch.from_numpy(np.load(dataset.clip_path(tmp_path, shard)))
-    straight = dataset.shard_scenes(shard)
-    for number in range(4):
+    for number, clip in enumerate(torch.cat((frames, frames.flip(3)))):
         start, length = int(clips.block_start[number]), int(clips.block_length[number])
         assert 1 <= length <= dataset.MAX_GIVEN and start + length <= clips.latents.shape[2]
-        clip = (
-            frames[number].flip(2) if clips.scenes[number] != straight[number] else frames[number]
-        )
         first = 4 * (start - 1) + 1
         given = dataset.to_video(clip[first : first + 4 * length])[None]
         with torch.no_grad():
@@ -121,7 +116,24 @@ def test_given_blocks_are_encoded_as_a_tail(small_shards: None, tmp_path: Path) 
 
 def test_pictures_have_no_block(small_shards: None, tmp_path: Path) -> None:
     vae, shard = VAE(SMALL_VAE).eval(), shard_of(1)
-    dataset.render_shard(tmp_path, shard)
-    dataset.encode_shard(tmp_path, shard, vae, tmp_path / "latents", torch.device("cpu"))
+    frames = dataset.shard_frames(shard)
+    dataset.encode_shard(frames, shard, vae, tmp_path / "latents", torch.device("cpu"))
     clips = dataset.load_latents(tmp_path / "latents", shard)
     assert clips.latents.shape[2] == 1 and not clips.block_length.any()
+
+
+def test_latents_of_the_wide_world_know_their_scenes(
+    small_shards: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--fresh` renders and encodes in one; what was drawn is written beside, never mixed."""
+    save_vae(tmp_path / "model" / "vae", VAE(SMALL_VAE).eval())
+    words = f"--fresh --world wide --shards 3 --every 1/2 --threads {torch.get_num_threads()}"
+    folders = [str(tmp_path / "pool"), "--encode", str(tmp_path / "model")]
+    monkeypatch.setattr(sys, "argv", ["dataset", *folders, *words.split()])
+    dataset.main()
+    latents = tmp_path / "pool" / "latents"
+    assert dataset.latent_shards(latents) == [1] and not dataset.clip_shards(tmp_path / "pool")
+    assert dataset.load_latents(latents, 1).scenes[:4] == dataset.shard_scenes(1, world="wide")
+    assert dataset.shard_scenes(1, world="wide") != dataset.shard_scenes(1)
+    with pytest.raises(UsageError, match="wide"):
+        dataset.claim(latents, "plain")

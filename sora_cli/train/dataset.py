@@ -1,9 +1,11 @@
 """Clips for training: which sizes and lengths, rendered once into a pool, encoded once.
 
 A pool is a folder of shards. A clip shard holds the frames of 32 scenes of one bucket; its scenes
-are drawn again from its number, so no record is stored. A latent shard holds the same clips (and
-their mirror images) through a frozen VAE, with a block of given latents encoded as at inference.
-`python -m sora_cli.train.dataset POOL --minutes M` renders; it resumes where it stopped.
+are drawn again from its number, so no record is stored. A latent shard holds the same clips and
+their mirror images through a frozen VAE, with a block of given latents encoded as at inference.
+`python -m sora_cli.train.dataset POOL --minutes M` renders; it resumes where it stopped. With
+`--encode MODEL --fresh` it renders and encodes in one and keeps no frames: run beside the
+transformer's training, which takes up new shards as they come.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ import os
 import random
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +24,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sora_cli.errors import UsageError
 from sora_cli.models.vae import VAE
 from sora_cli.pipeline.canvas import encode_given
+from sora_cli.train.families import MIXTURES
+from sora_cli.train.mirror import mirror
 from sora_cli.train.render import render
 from sora_cli.train.world import Scene, draw_scene
 
@@ -73,7 +78,28 @@ def shard_bucket(shard: int) -> Bucket:
     return rng.choices(BUCKETS, [b.share for b in BUCKETS])[0]
 
 
-def shard_scenes(shard: int, seed: int = 0) -> list[Scene]:
+def world_of(folder: Path) -> str:
+    """The name in `families.MIXTURES` of the scenes in a pool or a folder of latents."""
+    file = folder / "world"
+    return file.read_text().strip() if file.is_file() else "plain"
+
+
+def claim(folder: Path, world: str) -> None:
+    """Say of what world a folder's clips are; one folder holds one world.
+
+    Raises:
+        UsageError: it holds another.
+    """
+    if any(folder.glob("*")) and world_of(folder) != world:
+        raise UsageError(
+            f"{folder} holds clips of the world {world_of(folder)!r}, not {world!r}",
+            hint=f"take another folder, or --world {world_of(folder)}",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "world").write_text(world + "\n")
+
+
+def shard_scenes(shard: int, seed: int = 0, world: str = "plain") -> list[Scene]:
     """The scenes of a shard, drawn again."""
     bucket = shard_bucket(shard)
     return [
@@ -83,26 +109,10 @@ def shard_scenes(shard: int, seed: int = 0) -> list[Scene]:
             width=bucket.width,
             height=bucket.height,
             num_frames=bucket.num_frames,
+            mixture=MIXTURES[world],
         )
         for i in range(SHARD)
     ]
-
-
-def mirror(scene: Scene) -> Scene:
-    """The scene's record as seen in a mirror (left and right exchanged)."""
-    swap = {"left": "right", "right": "left", "pan left": "pan right", "pan right": "pan left"}
-
-    def turn(point: tuple[float, float, float]) -> tuple[float, float, float]:
-        return (-point[0], point[1], point[2])
-
-    things = tuple(
-        replace(
-            t, motion=swap.get(t.motion, t.motion), start=turn(t.start),
-            velocity=turn(t.velocity), yaw=-t.yaw, spin=-t.spin,
-        )
-        for t in reversed(scene.things)
-    )  # fmt: skip
-    return replace(scene, things=things, camera=swap.get(scene.camera, scene.camera))
 
 
 def clip_path(pool: Path, shard: int) -> Path:
@@ -119,11 +129,15 @@ def render_shard(pool: Path, shard: int, seed: int = 0, device: str = "cpu") -> 
     """Render one shard into the pool, atomically."""
     path = clip_path(pool, shard)
     path.parent.mkdir(parents=True, exist_ok=True)
-    frames = [render([scene], device=device)[0][0].cpu() for scene in shard_scenes(shard, seed)]
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
-        np.save(file, torch.stack(frames).numpy())
+        np.save(file, shard_frames(shard, seed, device, world_of(pool)).numpy())
     os.replace(temporary, path)
+
+
+def shard_frames(shard: int, seed: int = 0, device: str = "cpu", world: str = "plain") -> Tensor:
+    """The frames of a shard, uint8 [32, T, H, W, 3], rendered."""
+    return render(shard_scenes(shard, seed, world), device=device)[0].cpu()
 
 
 def to_video(frames: Tensor) -> Tensor:
@@ -138,23 +152,20 @@ def latent_path(folder: Path, shard: int) -> Path:
 
 @torch.no_grad()
 def encode_shard(
-    pool: Path, shard: int, vae: VAE, out: Path, device: torch.device, batch: int = 8
+    frames: Tensor, shard: int, vae: VAE, out: Path, device: torch.device, batch: int = 8
 ) -> None:
-    """Encode a shard's clips and their mirror images; half of the clips are mirrored.
+    """Encode a shard's clips [32, T, H, W, 3] and their mirror images, each with its own latents.
 
-    Saves `latents` [32, C, T', H', W'] (clip i mirrored where `mirrored[i]`), `block`
-    [32, C, ≤3, H', W'] (given latents encoded on their own, as `encode_given` does for a tail),
-    `block_start` and `block_length` [32], all in normalised latent units, half precision.
+    Saves `latents` [64, C, T', H', W'] (the clips, then their mirror images), `block`
+    [64, C, ≤3, H', W'] (given latents encoded on their own, as `encode_given` does for a tail),
+    `block_start` and `block_length` [64], all in normalised latent units, half precision.
     """
-    frames = torch.from_numpy(np.load(clip_path(pool, shard)))
+    frames = torch.cat((frames, frames.flip(3)))
     rng = random.Random(f"encode/{shard}")
-    mirrored = torch.tensor([rng.random() < 0.5 for _ in range(SHARD)])
-    frames[mirrored] = frames[mirrored].flip(3)
     rows: dict[str, list[Tensor]] = {"latents": [], "block": [], "start": [], "length": []}
-    for first in range(0, SHARD, batch):
+    for first in range(0, len(frames), batch):
         video = to_video(frames[first : first + batch]).to(device)
-        latents, block, start, length = _encode_with_block(vae, video, rng)
-        for name, value in zip(rows, (latents, block, start, length), strict=True):
+        for name, value in zip(rows, _encode_with_block(vae, video, rng), strict=True):
             rows[name].append(value.cpu())
     out.mkdir(parents=True, exist_ok=True)
     path = latent_path(out, shard)
@@ -162,7 +173,6 @@ def encode_shard(
         "latents": torch.cat(rows["latents"]).half().contiguous(),
         "block": torch.cat(rows["block"]).half().contiguous(),
         "block_start": torch.cat(rows["start"]), "block_length": torch.cat(rows["length"]),
-        "mirrored": mirrored,
     }  # fmt: skip
     save_file(tensors, path.with_suffix(".tmp"))
     os.replace(path.with_suffix(".tmp"), path)
@@ -211,13 +221,13 @@ class LatentClips:
 
 
 def load_latents(folder: Path, shard: int) -> LatentClips:
-    """One latent shard, scenes included (mirrored where the clip was)."""
-    tensors = load_file(latent_path(folder, shard))
-    scenes = [
-        mirror(s) if m else s
-        for s, m in zip(shard_scenes(shard), tensors.pop("mirrored").tolist(), strict=True)
-    ]
-    return LatentClips(bucket=shard_bucket(shard), scenes=scenes, **tensors)
+    """One latent shard with its scenes: those drawn, then their mirror images."""
+    scenes = shard_scenes(shard, world=world_of(folder))
+    return LatentClips(
+        bucket=shard_bucket(shard),
+        scenes=scenes + [mirror(scene) for scene in scenes],
+        **load_file(latent_path(folder, shard)),
+    )
 
 
 def latent_shards(folder: Path) -> list[int]:
@@ -235,14 +245,16 @@ def missing_shards(done: list[int]) -> Iterator[int]:
 
 
 def main() -> None:
-    """Render shards for a number of minutes, or encode those that are rendered."""
+    """Render shards for a number of minutes, encode those that are rendered, or both at once."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("pool", type=Path)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--shards", type=int, default=10**6, help="stop at this many in all")
     parser.add_argument("--encode", type=Path, help="model folder with vae/: encode with it")
+    parser.add_argument("--fresh", action="store_true", help="encode new clips; keep no frames")
+    parser.add_argument("--world", choices=MIXTURES, default="plain", help="what is drawn")
     parser.add_argument("--latents", type=Path, help="where latents go; default POOL/latents")
-    parser.add_argument("--every", default="0/1", help="k/n: only shards with number % n == k")
+    parser.add_argument("--every", default="0/1", help="k/n: only shards with number %% n == k")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
@@ -253,35 +265,46 @@ def main() -> None:
         _encode(arguments)
 
 
-def _render(arguments: argparse.Namespace) -> None:
+def _wanted(arguments: argparse.Namespace, numbers: Iterable[int]) -> Iterator[int]:
+    """Those of the shards that this process makes, until its time is over; says how fast."""
+    part, parts = map(int, arguments.every.split("/"))
     began, made = time.monotonic(), 0
-    for shard in missing_shards(clip_shards(arguments.pool)):
-        minutes = (time.monotonic() - began) / 60
-        if minutes > arguments.minutes or shard >= arguments.shards:
-            break
-        render_shard(arguments.pool, shard, device=arguments.device)
+    for shard in numbers:
+        if time.monotonic() - began > 60 * arguments.minutes or shard >= arguments.shards:
+            return
+        if shard % parts != part:
+            continue
+        yield shard
         made += SHARD
         rate = made / (time.monotonic() - began)
         sys.stderr.write(f"shard {shard} {shard_bucket(shard).name}: {rate:.2f} clips/s\n")
 
 
+def _render(arguments: argparse.Namespace) -> None:
+    claim(arguments.pool, arguments.world)
+    for shard in _wanted(arguments, missing_shards(clip_shards(arguments.pool))):
+        render_shard(arguments.pool, shard, device=arguments.device)
+
+
 def _encode(arguments: argparse.Namespace) -> None:
     from sora_cli.weights import load
 
-    out = arguments.latents or arguments.pool / "latents"
-    part, parts = map(int, arguments.every.split("/"))
-    began, made, device = time.monotonic(), 0, torch.device(arguments.device)
+    out, device = arguments.latents or arguments.pool / "latents", torch.device(arguments.device)
+    world = arguments.world if arguments.fresh else world_of(arguments.pool)
+    claim(out, world)
+    done = latent_shards(out)
+    numbers: Iterable[int] = missing_shards(done)
+    if not arguments.fresh:
+        numbers = [n for n in clip_shards(arguments.pool) if n not in set(done)]
     with load.vae(arguments.encode, device=device, dtype=torch.float32) as vae:
         if device.type == "cpu":
             vae.to_channels_last()
-        done = set(latent_shards(out))
-        for shard in clip_shards(arguments.pool):
-            if shard in done or shard % parts != part:
-                continue
-            encode_shard(arguments.pool, shard, vae, out, device)
-            made += SHARD
-            rate = made / (time.monotonic() - began)
-            sys.stderr.write(f"shard {shard} {shard_bucket(shard).name}: {rate:.2f} clips/s\n")
+        for shard in _wanted(arguments, numbers):
+            if arguments.fresh:
+                frames = shard_frames(shard, device=arguments.device, world=world)
+            else:
+                frames = torch.from_numpy(np.load(clip_path(arguments.pool, shard)))
+            encode_shard(frames, shard, vae, out, device)
 
 
 if __name__ == "__main__":
