@@ -99,3 +99,13 @@ def test_a_judge_is_kept_resumed_and_refused_when_the_world_changed(
     monkeypatch.setattr(lessons, "source_key", lambda: "another world")
     with pytest.raises(WeightsError, match="another version"):
         lessons.obtain_judge(path, **options)
+
+
+def test_a_judge_stays_good_for_pictures_that_differ_in_their_last_digit() -> None:
+    """A faster renderer must not cost everyone a new judge; another world must."""
+    seen = lessons.look()
+    nearly = (seen.int() + 1).clamp(max=255).to(torch.uint8)
+    assert lessons._same_look(seen) and lessons._same_look(nearly)
+    assert not lessons._same_look(None) and not lessons._same_look(seen.flip(3))
+    darker = (seen.float() * 0.97).to(torch.uint8)
+    assert not lessons._same_look(darker)

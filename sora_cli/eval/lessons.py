@@ -6,6 +6,8 @@ whoever runs the report card, kept in the user's cache, and trained anew when th
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import random
 import sys
 from collections.abc import Callable
@@ -23,19 +25,18 @@ from sora_cli.eval.judge import CELL, Judge, Opinion, cell_centres, looked_at, p
 from sora_cli.eval.sources import fingerprint
 from sora_cli.eval.truth import UNKNOWN, labels, paths
 from sora_cli.runtime.paths import cache_dir
-from sora_cli.train import render as render_module
-from sora_cli.train import world as world_module
 from sora_cli.train.dataset import (
     BUCKETS,
     SHARD,
     Bucket,
+    claim,
     clip_path,
     clip_shards,
-    mirror,
     shard_bucket,
     shard_scenes,
 )
 from sora_cli.train.loop import Ema, Run, learning_rate, load_checkpoint, save_checkpoint
+from sora_cli.train.mirror import mirror
 from sora_cli.train.render import render
 from sora_cli.train.world import Scene, draw_scene
 
@@ -44,10 +45,35 @@ BATCH, PEAK_RATE, PLACES_WEIGHT = 24, 2.5e-3, 0.5
 LESSON_SEED = 7_000_000  # of scenes rendered here: the training split, other numbers
 
 
+def _specimens() -> list[Scene]:
+    """Some of the scenes that the judge learns from, small: one for each floor and then some."""
+    return [draw_scene(LESSON_SEED, i, width=96, height=64, num_frames=5) for i in range(12)]
+
+
 def source_key() -> str:
-    """A hash of what the judge depends on; formatting, comments and docstrings don't count."""
-    files = [module.__file__ for module in (world_module, render_module, judge_module)]
-    return fingerprint(Path(file) for file in files if file is not None)[:16]
+    """A hash of the judge's code and of what is true of the scenes that it learns from.
+
+    How the scenes look is compared apart (`look`): a renderer that draws the same pictures in
+    another way leaves a judge as good as it was.
+    """
+    frames = looked_at(5)
+    truths = [(labels(s), paths(s, frames).mul(1000).nan_to_num(-1).int().tolist())
+              for s in _specimens()]  # fmt: skip
+    code = fingerprint([Path(inspect.getfile(judge_module))])
+    return hashlib.sha256(f"{code} {truths}".encode()).hexdigest()[:16]
+
+
+def look() -> Tensor:
+    """What the judge's world looks like: uint8 [12, 5, 64, 96, 3]."""
+    return torch.cat([render([scene])[0] for scene in _specimens()])
+
+
+def _same_look(kept: Tensor | None) -> bool:
+    """Whether the world looks as it did, but for the last digit and a few pixels of edges."""
+    if kept is None:
+        return False
+    difference = (look().int() - kept.int()).abs()
+    return float((difference > 1).float().mean()) < 1e-4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +104,8 @@ class Lessons:
         self.scenes: dict[int, list[Scene]] = {}
         self.shards: dict[str, list[int]] = {}
         self.drawn, self.number = 0, 0
+        if pool is not None:
+            claim(pool, "plain")  # the only one that it has answers for
 
     def draw(self) -> Lesson:
         """The next batch."""
@@ -182,7 +210,7 @@ def train_judge(
     def save(finished: bool) -> None:
         save_checkpoint(path, {
             "model": judge.state_dict(), "ema": ema.state(), "optimizer": optimizer.state_dict(),
-            "run": run.state(), "source": source_key(), "finished": finished,
+            "run": run.state(), "source": source_key(), "look": look(), "finished": finished,
         })  # fmt: skip
 
     saved = run.elapsed
@@ -220,7 +248,7 @@ def obtain_judge(
     key = source_key()
     where = path or cache_dir() / "eval" / f"judge-{key}.pt"
     state = load_checkpoint(where)
-    if state is not None and state["source"] != key:
+    if state is not None and (state["source"] != key or not _same_look(state.get("look"))):
         raise WeightsError(
             f"{where} was trained on another version of the world or the judge",
             hint=f"delete it, or train another one: --judge {where.with_stem(where.stem + '-new')}",
