@@ -149,3 +149,13 @@ def test_given_latents_are_held_out_of_the_loss(pool: Path, tmp_path: Path) -> N
     tokenizer = dit.Tokenizer.from_folder(TINY / "tokenizer")
     loss = dit.losses(Zero(), tokenizer, batch, torch.device("cpu"))
     assert float(loss) < 10
+
+
+def test_noise_levels_are_often_where_only_words_tell_what_there_is() -> None:
+    """Above 0.97 a clip's layout cannot be seen: drawn rarely, left and right are not learned."""
+    torch.manual_seed(0)
+    for tokens in (4, 80, 1000):
+        sigmas = dit.draw_sigmas(8000, tokens)
+        assert sigmas.shape == (8000,) and sigmas.min() > 0 and sigmas.max() <= 1
+        assert (sigmas > 0.97).float().mean() > 0.15
+        assert (sigmas < 0.6).float().mean() > 0.08  # and details are still learned
