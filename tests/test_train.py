@@ -63,6 +63,13 @@ def test_recipes_lead_from_clips_to_a_model_that_runs(
     assert main(["generate", "a red ball", "-m", str(target), *small, "-o", path]) == 0
     assert capsys.readouterr().out == f"{path}\n"
 
+    # Elsewhere the optimizers are not at hand: from the weights alone.
+    other = tmp_path / "other"
+    run(dit, monkeypatch, *words[:2], other, "--start", target, "--steps", 0, "--tokens", 80)
+    for part in ("transformer", "text_encoder"):
+        for file in (target / part).glob("*.safetensors"):
+            assert file.read_bytes() == (other / part / file.name).read_bytes()
+
 
 def test_a_recipe_goes_on_where_it_stopped(
     pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -159,3 +166,11 @@ def test_noise_levels_are_often_where_only_words_tell_what_there_is() -> None:
         assert sigmas.shape == (8000,) and sigmas.min() > 0 and sigmas.max() <= 1
         assert (sigmas > 0.97).float().mean() > 0.15
         assert (sigmas < 0.6).float().mean() > 0.08  # and details are still learned
+
+
+def test_tokens_are_counted_by_the_log(tmp_path: Path) -> None:
+    """What an aborted stretch was trained on and did not keep is not counted twice."""
+    log = tmp_path / "log.jsonl"
+    rows = [{"steps": n, "ktokens": k} for n, k in ((10, 2.0), (30, 4.0), (20, 3.0))]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert export.tokens_seen(log) == 1000 * (10 * 2 + 20 * 4)

@@ -79,10 +79,10 @@ class Batch:
 
 
 class Batches:
-    """Draws batches of one bucket with about `TOKENS_A_STEP` tokens; re-reads new shards."""
+    """Draws batches of one bucket with about `tokens` tokens; re-reads new shards."""
 
-    def __init__(self, folder: Path, rng: random.Random) -> None:
-        self.folder, self.rng, self.drawn = folder, rng, 0
+    def __init__(self, folder: Path, rng: random.Random, tokens: int = TOKENS_A_STEP) -> None:
+        self.folder, self.rng, self.tokens, self.drawn = folder, rng, tokens, 0
         self.shards: dict[str, list[LatentClips]] = {}
         self.known: set[int] = set()
 
@@ -101,7 +101,7 @@ class Batches:
         buckets = {name: shards[0].bucket for name, shards in self.shards.items()}
         weights = [b.share * token_count(b) ** progress for b in buckets.values()]
         name = self.rng.choices(list(buckets), weights)[0]
-        count = max(2, TOKENS_A_STEP // token_count(buckets[name]))
+        count = max(2, self.tokens // token_count(buckets[name]))
         picks = [(c := self.rng.choice(self.shards[name]), self.rng.randrange(len(c.scenes)))
                  for _ in range(count)]  # fmt: skip
         return self._batch(picks)
@@ -199,11 +199,15 @@ def train(arguments: argparse.Namespace) -> None:
             optimizer.load_state_dict(saved_state)
         run.restore(state["run"])
         torch.manual_seed(arguments.seed + run.steps)
+    elif arguments.start:
+        _start_from(arguments.start, model)
+        ema = Ema(model)
     if arguments.compile:  # a fifth faster on a CPU, once the minute of compiling is over
         for block in model.dit.blocks:
             block.compile(dynamic=True)
     tokenizer = Tokenizer.from_folder(arguments.tokenizer)
-    batches = Batches(arguments.latents, random.Random(f"dit/{arguments.seed}/{run.steps}"))
+    rng = random.Random(f"dit/{arguments.seed}/{run.steps}")
+    batches = Batches(arguments.latents, rng, arguments.tokens)
     saved = run.elapsed
     while run.progress < 1 and run.steps < arguments.steps:
         batch = batches.draw(run.progress)
@@ -235,6 +239,16 @@ def train(arguments: argparse.Namespace) -> None:
     save_text_encoder(arguments.out / "text_encoder", model.text)
 
 
+def _start_from(folder: Path, model: Captioned) -> None:
+    """Take the weights of a model folder; the optimizers begin anew, with a warm-up."""
+    from sora_cli.weights import load
+
+    with load.dit(folder / "transformer", device="cpu", dtype=torch.float32) as dit:
+        model.dit.load_state_dict(dit.state_dict())
+    with load.text_encoder(folder / "text_encoder", device="cpu", dtype=torch.float32) as text:
+        model.text.load_state_dict(text.state_dict())
+
+
 def _save(run: Run, model: nn.Module, ema: Ema, optimizers: list[torch.optim.Optimizer]) -> None:
     state = {
         "model": model.state_dict(),
@@ -254,6 +268,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=70.0)
     parser.add_argument("--steps", type=int, default=10**9, help="stop after this many steps")
     parser.add_argument("--rate", type=float, default=1.2e-3, help="peak learning rate")
+    parser.add_argument("--tokens", type=int, default=TOKENS_A_STEP, help="of a step's batch")
+    parser.add_argument("--start", type=Path, help="a model folder to go on from, where OUT is new")
     parser.add_argument("--compile", action="store_true", help="compile the transformer's blocks")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
+from safetensors.torch import load_file
 from torch import Tensor
 
 from sora_cli.models.dit import DiT
@@ -117,7 +118,30 @@ def provenance(run: Path) -> dict[str, Any]:
         state = load_checkpoint(folder / "checkpoint.pt")
         if state is not None:
             rows["runs"][folder.name.removesuffix("-run")] = state["run"]
+    log, weights = run / "transformer-run" / "log.jsonl", parameters(run / "transformer")
+    if log.is_file() and "transformer" in rows["runs"]:
+        flops = 6 * weights * tokens_seen(log)
+        rows["runs"]["transformer"] |= {
+            "parameters": weights,
+            "flops": float(f"{flops:.3g}"),  # 6 · parameters · tokens, attention left out
+            "flops_per_second": float(f"{flops / rows['runs']['transformer']['seconds']:.3g}"),
+        }
     return rows
+
+
+def parameters(part: Path) -> int:
+    """How many numbers the weights of a part are."""
+    return sum(t.numel() for file in part.glob("*.safetensors") for t in load_file(file).values())
+
+
+def tokens_seen(log: Path) -> float:
+    """Tokens that a transformer's run was trained on, by its log."""
+    total, before = 0.0, 0
+    for line in log.read_text().splitlines():
+        row = json.loads(line)
+        total += 1000 * row["ktokens"] * max(row["steps"] - before, 0)
+        before = row["steps"]
+    return total
 
 
 def machine() -> str:
