@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sora_cli.bench import __main__ as bench
-from sora_cli.bench import cases, ceilings, report, timing
+from sora_cli.bench import breakdown, cases, ceilings, loading, memory, report, timing
 from sora_cli.bench.cases import CUDA_CASES, Case, cpu_cases, scaled
 from sora_cli.bench.measure import Conditions, ParityError, measure
 from sora_cli.bench.workloads import Place, prepared
@@ -236,10 +237,41 @@ def test_memory_grows_by_what_is_allocated_each_time_anew() -> None:
             assert grown is not None and 0.9 * size < grown < 1.2 * size
 
 
+def test_where_the_time_goes_is_said_in_shares() -> None:
+    """Every operation has one kind; what is multiplied is found, and bounds the ratio."""
+    x = torch.randn(64, 64)
+    shares = breakdown.breakdown(lambda: (x @ x).add_(x))
+    assert set(shares) == {*breakdown.KINDS, breakdown.PYTHON}
+    assert sum(shares.values()) == pytest.approx(1) and shares["matrix products"] > 0
+    names = {
+        "aten::addmm": "matrix products", "mkldnn::_linear_pointwise": "matrix products",
+        "aten::_scaled_dot_product_flash_attention_for_cpu": "attention",
+        "aten::mkldnn_convolution": "convolutions", "aten::native_layer_norm": "norms",
+        "aten::copy_": "copies and conversions", "aten::view": "all else",
+    }  # fmt: skip
+    assert {name: breakdown.kind_of(name) for name in names} == names
+    sides = {"ours": dict.fromkeys(shares, 0.0) | {"matrix products": 0.8, "norms": 0.2}}
+    row = {"dtype": "float32", "ratio": 1.2}
+    (cells,) = breakdown.rows([row], [{"what": "it", "breakdown": sides}])
+    assert cells[-1] == "1.50×" and len(cells) == len(breakdown.HEADS)
+
+
+@pytest.mark.parametrize("program", [memory, loading], ids=["memory", "loading"])
+def test_no_card_is_one_line_and_an_exit_code(
+    program: ModuleType, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert program.main(["--device", "cuda"]) == 4
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("error: no CUDA device here")
+
+
 def test_ceilings_are_rates_or_reasons() -> None:
     found = list(ceilings.measure("cuda", CPU, (torch.bfloat16,), 0.004))
     assert {ceiling.unit for ceiling in found} == {"GFLOP/s", "GB/s"}
-    assert len([c for c in found if c.name.startswith("attention")]) == 2 * len(ceilings.BACKENDS)
+    backends = ceilings.SIZES["cuda"].backends
+    assert len([c for c in found if c.name.startswith("attention")]) == 2 * len(backends)
+    assert len([c for c in found if c.name.startswith("query, key and value")]) == 2
     assert all((c.rate is None) == bool(c.why) for c in found)
     assert all(c.rate is None or c.rate > 0 for c in found)
     assert any(c.rate for c in found if "attention" in c.name)

@@ -301,3 +301,23 @@ def test_a_mapped_pickle_is_not_read_whole(tmp_path: Path) -> None:
     path = write(some_state(), tmp_path, "pickle")
     with closing(PickleFile(path)) as source:
         assert source.tensors["one"] == TensorInfo((), torch.float32)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_threads_read_a_tensor_in_pieces_as_one_does(
+    mode: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, whose lanes these are; each file has a last piece that is not full."""
+    monkeypatch.setattr(tensor_files, "LANES", {"cpu": (3, 64)})
+    torch.manual_seed(0)
+    tensors = {"long": torch.randn(37, 11), "short": torch.randn(3), "none": torch.empty(0, 4)}
+    path = tmp_path / "model.safetensors"
+    save_file({name: tensor.bfloat16() for name, tensor in tensors.items()}, path)
+    with mode(), closing(open_tensors(path)) as source:
+        for name, tensor in tensors.items():
+            found = source.read(name, dtype=torch.float32)
+            assert torch.equal(found, tensor.bfloat16().float())
+    with closing(open_tensors(path)) as source:
+        path.write_bytes(path.read_bytes()[:-200])
+        with pytest.raises(WeightsError, match="it ends within long"):
+            source.read("long", dtype=torch.float32)

@@ -27,6 +27,7 @@ from sora_cli.errors import SoraError, UsageError
 from sora_cli.runtime.device import choose_device
 from sora_cli.runtime.memory import is_out_of_memory
 from sora_cli.weights import loose, store
+from sora_cli.weights.tensors import first_line
 
 PROGRAM = "python -m sora_cli.bench"
 
@@ -181,9 +182,10 @@ def _one(case: Case, dtype: DtypeName, on: Conditions, result: dict[str, Any]) -
     except ParityError as error:
         why = error.message
         say(f"refused\nerror: {why}\nhint: {error.hint}\n")
-    except RuntimeError as error:
-        # Torch's, of memory or of a kernel that a device lacks: the others can still be measured.
-        said = "out of memory" if is_out_of_memory(error) else str(error).strip().splitlines()[0]
+    except Exception as error:
+        # Of memory, of a kernel that a device lacks, of another version of a library: whatever it
+        # is, the other workloads can still be measured.
+        said = "out of memory" if is_out_of_memory(error) else first_line(error)
         why = f"{case.name} in {dtype}: {said}"
         say(f"refused\nerror: {why}\n")
     else:
@@ -231,11 +233,13 @@ def main(argv: list[str] | None = None) -> int:
             for result in run(arguments):
                 if out is not None:
                     write(out, json.dumps(result, indent=2) + "\n")
+                if page is not None:  # after every piece, so that whoever stops it loses nothing
+                    write(page, report.markdown(result, (out or page).name))
     except SoraError as error:
         say(f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
         return int(error.exit_code)
-    if page is not None:
-        write(page, report.markdown(result, (arguments.of or out or page).name))
+    if page is not None and arguments.of is not None:
+        write(page, report.markdown(result, arguments.of.name))
     text = json.dumps(result, indent=2) + "\n" if arguments.json else report.table(result)
     sys.stdout.write(text)
     return int(bool(result["refused"]))

@@ -10,17 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from sora_cli.bench.goals import Goal
 from sora_cli.models.dit import DiTConfig
 from sora_cli.models.text_encoder import TextEncoderConfig
 from sora_cli.models.vae import VAEConfig
 from sora_cli.runtime import costs, costs_vae
-from sora_cli.runtime.shapes import (
-    AutoencoderShape,
-    JobShape,
-    NetworkShapes,
-    TextEncoderShape,
-    TransformerShape,
-)
+from sora_cli.runtime.plan import MemoryPlan, phase_bytes
+from sora_cli.runtime.shapes import AutoencoderShape, DeviceKind, JobShape, NetworkShapes
 from sora_cli.weights.configs import WAN21_MEAN, WAN21_STD, WAN22_MEAN, WAN22_STD
 
 Kind = Literal["step", "encode", "decode", "text", "pipeline", "load"]
@@ -52,7 +48,8 @@ class Case:
     steps: of a pipeline.
     per_token: the other side's pipeline gives every token its own timestep (TI2V).
     embedded: the package's own weights instead of random ones.
-    dtypes: that it is measured in. target: the ratio asked for.
+    dtypes: that it is measured in. target: the ratio asked for; goals: what else is.
+    compiles: ours is timed with its blocks compiled, too.
     """
 
     name: str
@@ -70,6 +67,8 @@ class Case:
     embedded: bool = False
     dtypes: tuple[DtypeName, ...] = BOTH
     target: float | None = None
+    goals: tuple[Goal, ...] = ()
+    compiles: bool = False
     tolerances: Mapping[DtypeName, float] = field(default_factory=dict)
 
     def tolerance(self, dtype: DtypeName) -> float:
@@ -84,11 +83,24 @@ class Case:
     @property
     def shapes(self) -> NetworkShapes:
         """The networks as plain numbers."""
-        return NetworkShapes(
-            transformer=TransformerShape.of(self.transformer),
-            autoencoder=AutoencoderShape.of(self.vae),
-            text_encoder=TextEncoderShape.of(self.text),
-        )
+        return NetworkShapes.of(self.transformer, self.vae, self.text)
+
+    @property
+    def attention_flops(self) -> int | None:
+        """Of `flops` those of attention over the grid, which have a floor of their own."""
+        if self.kind != "step":
+            return None
+        tokens, shape = self._job.tokens(self.shapes), self.transformer
+        return self.rows * shape.num_layers * 4 * tokens**2 * shape.hidden_size
+
+    def predicted_memory(self, dtype: DtypeName, device: DeviceKind, batch: int) -> int | None:
+        """Bytes that the planner expects with this network alone; `batch`: rows in one call."""
+        phases = {"step": "denoise", "decode": "decode", "text": "encode text"}
+        if self.kind not in phases:
+            return None
+        job = replace(self._job, dtype=dtype, device_kind=device, batch=batch)
+        alone = MemoryPlan(keep=False, keep_text_encoder=False)
+        return phase_bytes(alone, self.shapes, job)[phases[self.kind]]
 
     @property
     def _job(self) -> JobShape:
@@ -153,33 +165,56 @@ CUDA_CASES: tuple[Case, ...] = (
     replace(
         _WAN21, name="1.3b-480p-step", target=1.2,
         what="Wan 2.1 1.3B, 832×480, 81 frames: a guided step",
+        compiles=True,
+        goals=(
+            Goal(kind="seconds", bound=45, times=50, what="50 steps, seconds"),
+            Goal(kind="ratio", bound=1.2), Goal(kind="compiled", bound=1.05),
+            Goal(kind="floor", bound=0.9), Goal(kind="memory", bound=6),
+        ),
     ),
     replace(
         _WAN22, name="5b-704p-step", target=1.25,
         what="TI2V-5B, 1280×704, 121 frames: a guided step, theirs with a timestep a token",
+        goals=(
+            Goal(kind="seconds", bound=79, times=50, what="50 steps, seconds"),
+            Goal(kind="ratio", bound=1.25), Goal(kind="compiled", bound=1.08),
+            Goal(kind="memory", bound=14),
+        ),
     ),
     replace(
-        _WAN21, name="vae21-480p-decode", kind="decode", target=4.0,
+        _WAN21, name="vae21-480p-decode", kind="decode",
         what="autoencoder 2.1, 832×480, 81 frames: decoding",
+        goals=(Goal(kind="seconds", bound=1.2), Goal(kind="fp32", bound=4)),
     ),
     replace(
-        _WAN22, name="vae22-704p-decode", kind="decode", target=3.0,
+        _WAN22, name="vae22-704p-decode", kind="decode",
         what="autoencoder 2.2, 1280×704, 121 frames: decoding",
+        goals=(Goal(kind="seconds", bound=3), Goal(kind="fp32", bound=3)),
     ),
     replace(
         _WAN21, name="14b-blocks-480p", transformer=WAN_14B_BLOCKS, rows=1, target=1.15,
         what="4 of the 14B's 40 blocks, 832×480, 81 frames: one forward",
+        goals=(
+            Goal(kind="seconds", bound=4.95, times=20, what="guided step of 40 blocks, seconds"),
+            Goal(kind="ratio", bound=1.15),
+        ),
     ),
     replace(
         _WAN21, name="14b-blocks-720p", transformer=WAN_14B_BLOCKS, rows=1, width=1280, height=720,
         target=1.12, what="4 of the 14B's 40 blocks, 1280×720, 81 frames: one forward",
+        goals=(
+            Goal(kind="seconds", bound=19.3, times=20, what="guided step of 40 blocks, seconds"),
+            Goal(kind="ratio", bound=1.12), Goal(kind="compiled", bound=1.0),
+        ),
     ),
     replace(
         _WAN21, name="weights-5b", kind="load", transformer=WAN_5B, vae=VAE_22, target=3.0,
         what="the 5B's transformer from the page cache to the device",
+        goals=(Goal(kind="rate", bound=10), Goal(kind="ratio", bound=3)),
     ),
     replace(
         _WAN21, name="umt5-xxl", kind="text", what="umT5-XXL, 2 prompts of 512 tokens",
+        goals=(Goal(kind="seconds", bound=0.05),),
     ),
 )  # fmt: skip
 

@@ -13,28 +13,28 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sora_cli.bench.timing import interleave, spread
+from sora_cli.models import attention
+from sora_cli.models.attention import DEFAULT, TRIED
 from sora_cli.runtime.memory import is_out_of_memory
 
 HEADS, HEAD_DIM = 12, 128  # of Wan's 1.3B
-BACKENDS = {
-    "flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION, "math": SDPBackend.MATH,
-}  # fmt: skip
+WIDTH = HEADS * HEAD_DIM
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sizes:
     """What is multiplied, attended to and copied on a kind of device.
 
-    matrix: side of the matrices. tokens: lengths of the sequences. copied: bytes.
+    matrix: side of the matrices. tokens: lengths of the sequences. copied: bytes. backends: of
+    attention, by name.
     """
 
     matrix: int
     tokens: tuple[int, ...]
     copied: int
+    backends: tuple[str, ...]
 
     def scaled(self, scale: float) -> Sizes:
         """Smaller, in multiples that kernels take."""
@@ -46,13 +46,14 @@ class Sizes:
 
         return Sizes(
             matrix=part(self.matrix, 64), tokens=tuple(part(n, 64) for n in self.tokens),
-            copied=part(self.copied, 1 << 16),
+            copied=part(self.copied, 1 << 16), backends=self.backends,
         )  # fmt: skip
 
 
 SIZES = {
-    "cuda": Sizes(matrix=8192, tokens=(16_384, 32_768), copied=1 << 30),
-    "cpu": Sizes(matrix=2048, tokens=(2048,), copied=1 << 28),
+    # torch's plain form would want 50 GB of scores for the longer sequence.
+    "cuda": Sizes(matrix=8192, tokens=(16_384, 32_768), copied=1 << 30, backends=(DEFAULT, *TRIED)),
+    "cpu": Sizes(matrix=2048, tokens=(2048,), copied=1 << 28, backends=("flash", "math")),
 }
 
 
@@ -84,22 +85,39 @@ def measure(
         yield _rate(f"matmul {sizes.matrix}³", dtype, device, work, 2 * sizes.matrix**3 / 1e9)
     for dtype in dtypes:
         for tokens in sizes.tokens:
-            yield from _attention(tokens, device, dtype)
+            yield from _attention(tokens, device, dtype, sizes.backends)
+        yield from _projections(sizes.tokens[-1], device, dtype)
     yield from _copies(sizes.copied, device)
 
 
-def _attention(tokens: int, device: torch.device, dtype: torch.dtype) -> Iterator[Ceiling]:
+def _attention(
+    tokens: int, device: torch.device, dtype: torch.dtype, backends: tuple[str, ...]
+) -> Iterator[Ceiling]:
     shape = (1, HEADS, tokens, HEAD_DIM)
     query, key, value = (torch.randn(shape).to(device, dtype) for _ in range(3))
-    flops = 4 * HEADS * HEAD_DIM * tokens**2
-    for name, backend in BACKENDS.items():
+    flops = 4 * WIDTH * tokens**2
+    for name in backends:
 
-        def attend(backend: SDPBackend = backend) -> Tensor:
-            with warnings.catch_warnings(), sdpa_kernel([backend]):
+        def attend(name: str = name) -> Tensor:
+            with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # every reason that a backend has, line by line
-                return F.scaled_dot_product_attention(query, key, value)
+                return attention.run(name, query, key, value)
 
         yield _rate(f"attention, {tokens:,} tokens, {name}", dtype, device, attend, flops / 1e9)
+
+
+def _projections(tokens: int, device: torch.device, dtype: torch.dtype) -> Iterator[Ceiling]:
+    """Query, key and value of a block: three matrix products, or one of three times the width."""
+    x = torch.randn(tokens, WIDTH).to(device, dtype)
+    weight = torch.randn(3 * WIDTH, WIDTH).to(device, dtype)
+    parts = weight.split(WIDTH)
+    ways: dict[str, Callable[[], object]] = {
+        "apart": lambda: [F.linear(x, part) for part in parts],
+        "at once": lambda: F.linear(x, weight),
+    }
+    for name, work in ways.items():
+        label = f"query, key and value of {tokens:,} tokens, {name}"
+        yield _rate(label, dtype, device, work, 6 * tokens * WIDTH**2 / 1e9)
 
 
 def _copies(size: int, device: torch.device) -> Iterator[Ceiling]:

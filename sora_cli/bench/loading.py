@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from sora_cli.bench.checkpoints import write_checkpoint
+from sora_cli.bench.timing import refusal
 from sora_cli.models.dit import DiT, DiTConfig
 from sora_cli.runtime.memory import peak_memory
 from sora_cli.weights import load
@@ -145,7 +146,7 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
     return report | {"speed_ratio": round(ratio, 3)}
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     """Command line; prints the report as JSON."""
     parser = argparse.ArgumentParser(prog="python -m sora_cli.bench.loading", description=__doc__)
     parser.add_argument("--model", choices=list(SHAPES), default="wan2.2-ti2v-5b")
@@ -158,12 +159,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=None, help="for the checkpoint")
     parser.add_argument("--measure", nargs=2, metavar=("WHAT", "FILE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
+    if code := refusal(arguments.device):
+        return code
     if arguments.measure:
         what, path = arguments.measure
         print(json.dumps(measure(what, Path(path), arguments.device, DTYPES[arguments.dtype])))  # noqa: T201
-        return
+        return 0
     print(json.dumps(run(arguments), indent=2))  # noqa: T201
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import tempfile
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -13,13 +15,17 @@ from typing import Any
 
 import torch
 
+from sora_cli.bench.breakdown import of_sides
 from sora_cli.bench.cases import Case, DtypeName
 from sora_cli.bench.ceilings import SIZES, matmul
 from sora_cli.bench.timing import Lap, Spread, growth, interleave, spread
 from sora_cli.bench.workloads import Pair, Place, difference, prepared
 from sora_cli.errors import SoraError
+from sora_cli.models import attention, fused
 from sora_cli.runtime.memory import total_memory
+from sora_cli.runtime.shapes import DeviceKind
 from sora_cli.train.loop import commit
+from sora_cli.weights.tensors import first_line
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "sora-cli")
 DTYPES: dict[DtypeName, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -44,6 +50,11 @@ class Conditions:
     rounds: int
     seconds: float
     compiled: bool
+
+    @property
+    def kind(self) -> DeviceKind:
+        """What sort of device, as the planner has it."""
+        return "cuda" if self.device.type == "cuda" else "cpu"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +89,12 @@ def measure(case: Case, dtype: DtypeName, on: Conditions) -> tuple[Row, dict[str
                 sides["theirs"] = pair.theirs
             laps = interleave(sides, rounds=on.rounds, seconds=on.seconds, device=on.device)
             peak, their_peak = _peaks(pair, on.device)
-            compiled = _compiled(pair, on)
+            where = of_sides({"ours": pair.ours, "theirs": pair.theirs}, on.device)
+            planned = case.predicted_memory(dtype, on.kind, pair.batch)
+            failed: list[str] = []
+            variants = _variants(pair, on, failed)
+            compiled = _tried("diffusers compiled", failed, lambda: _compiled(pair, on))
+            variants |= _tried("ours compiled", failed, lambda: _ours_compiled(case, pair, on))
     walls = {name: spread([lap.wall for lap in some]) for name, some in laps.items()}
     ours, product_s = walls["ours"].median, walls["product"].median
     theirs_s = walls["theirs"].median if "theirs" in walls else None
@@ -96,9 +112,11 @@ def measure(case: Case, dtype: DtypeName, on: Conditions) -> tuple[Row, dict[str
         "theirs_quartiles_s": _quartiles(walls.get("theirs")),
         "cpu_ratio": _cpu_ratio(laps) if on.device.type == "cpu" else None,
         "theirs_peak_memory": their_peak, "matmul_gflops": 2 * matrix**3 / product_s / 1e9,
-        "stretch": _stretch(laps["ours"]), "date": _now(), "commit": commit(),
+        "stretch": _stretch(laps["ours"]), "date": _now(), "commit": _commit(),
         "difference": error, "tolerance": case.tolerance(dtype), "missing": pair.missing,
-        **compiled,
+        "attention_flops": case.attention_flops, "predicted_memory": planned, "size": pair.size,
+        "breakdown": where, "variants": variants, "goals": [asdict(goal) for goal in case.goals],
+        "notes": [*_notes(on), *failed], **compiled,
     }  # fmt: skip
     return row, beside
 
@@ -138,6 +156,50 @@ def _compiled(pair: Pair, on: Conditions) -> dict[str, Any]:
     laps = interleave(sides, rounds=on.rounds, seconds=on.seconds, device=on.device)
     ours, theirs = (spread([lap.wall for lap in laps[name]]).median for name in sides)
     return {"theirs_compiled_s": theirs, "compiled_ratio": theirs / ours}
+
+
+def _ours_compiled(case: Case, pair: Pair, on: Conditions) -> dict[str, float]:
+    """Ours with its blocks compiled; after all else, as it changes ours."""
+    if not (on.compiled and case.compiles) or pair.ours_compiled is None:
+        return {}
+    pair.ours_compiled()
+    began = time.perf_counter()
+    pair.ours()  # compiles
+    took = time.perf_counter() - began
+    return {"ours compiled": _median(pair.ours, on), "its first call, which compiles": took}
+
+
+def _variants(pair: Pair, on: Conditions, failed: list[str]) -> dict[str, float]:
+    """Median seconds of each of the other ways, warmed by one call."""
+    found: dict[str, float] = {}
+    for name, call in pair.variants.items():
+        found |= _tried(name, failed, lambda name=name, call=call: {name: _median(call, on)})  # type: ignore[misc]
+    return found
+
+
+def _median(call: Callable[[], object], on: Conditions) -> float:
+    call()
+    sides = {"it": call}
+    rounds = min(3, on.rounds)
+    laps = interleave(sides, rounds=rounds, seconds=on.seconds / 2, device=on.device)["it"]
+    return spread([lap.wall for lap in laps]).median
+
+
+def _tried(name: str, failed: list[str], work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What the work finds, or nothing and a note: it must not cost what was measured before it."""
+    try:
+        return work()
+    except Exception as error:  # compilers, other libraries: of any kind
+        failed.append(f"{name}: {type(error).__name__}: {first_line(error)}")
+        return {}
+
+
+def _notes(on: Conditions) -> list[str]:
+    """What the networks chose for this device, and what of theirs was switched off."""
+    if on.device.type != "cuda":
+        return []
+    chosen = [f"attention of {shape}: {name}" for shape, name in attention.chosen().items()]
+    return [*fused.take_notes(), *chosen]
 
 
 def _quartiles(found: Spread | None) -> list[float] | None:
@@ -197,7 +259,15 @@ def _versions() -> dict[str, str | None]:
             versions[package] = None
     versions["torch"] = torch.__version__
     versions["cuda"] = torch.version.cuda
-    return versions | {"commit": commit()}
+    return versions | {"commit": _commit()}
+
+
+def _commit() -> str:
+    """The commit that is measured; a machine with a GPU may have no git."""
+    try:
+        return commit()
+    except OSError:
+        return "unknown"
 
 
 def as_json(row: Row) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sora_cli.bench.timing import refusal
 from sora_cli.models.dit import DiT, DiTConfig
 from sora_cli.models.text_encoder import TextEncoder, TextEncoderConfig
 from sora_cli.models.vae import VAE, VAEConfig
@@ -28,11 +29,8 @@ from sora_cli.models.vae_tiles import decode_stream_tiled
 from sora_cli.runtime.memory import peak_memory, return_large_blocks
 from sora_cli.runtime.plan import MemoryPlan, phase_bytes
 from sora_cli.runtime.shapes import (
-    AutoencoderShape,
     JobShape,
     NetworkShapes,
-    TextEncoderShape,
-    TransformerShape,
 )
 
 TEXT = TextEncoderConfig(
@@ -68,11 +66,7 @@ class Case:
     @property
     def shapes(self) -> NetworkShapes:
         """The networks as plain numbers."""
-        return NetworkShapes(
-            transformer=TransformerShape.of(self.transformer),
-            autoencoder=AutoencoderShape.of(self.vae),
-            text_encoder=TextEncoderShape.of(self.text),
-        )
+        return NetworkShapes.of(self.transformer, self.vae, self.text)
 
     def predicted(self) -> int:
         """Bytes of the phase, one network at a time."""
@@ -211,6 +205,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--within", type=float, default=0.15, help="the error that is allowed")
     parser.add_argument("--child", default=None, help="measure this one, in this process")
     arguments = parser.parse_args(argv)
+    if code := refusal(arguments.device):
+        return code
     if arguments.child is None:
         return int(report(arguments.cases, arguments.device) > arguments.within)
     name = arguments.child

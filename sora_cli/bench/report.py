@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sora_cli.bench import breakdown, goals
+
 Result = Mapping[str, Any]
 BUSY = 1.5  # a wall clock so many times the CPU's says more about others than about us
 TABLE = (
@@ -23,6 +25,9 @@ def markdown(result: Result, figures: str = "speed.json") -> str:
         HEAD.replace("speed.json", figures),
         _circumstances(result),
         _workloads(result),
+        _goals(result),
+        _breakdown(result),
+        _floors(result),
         _short(result),
         _parity(result),
     ]
@@ -113,6 +118,36 @@ def _best(rows: Sequence[Result]) -> dict[str, Result]:
         if row["theirs_s"] is not None and (known is None or row["theirs_s"] < known["theirs_s"]):
             best[row["name"]] = row
     return best
+
+
+def _breakdown(result: Result) -> str:
+    """Where each side's time goes, and so what ratio is the most there can be."""
+    rows = breakdown.rows(result["workloads"], result["details"])
+    if not rows:
+        return ""
+    return f"## Where the time goes\n\n{breakdown.INTRO}\n{_table(breakdown.HEADS, rows)}"
+
+
+def _goals(result: Result) -> str:
+    """Every bound of the workloads beside what was measured."""
+    rows = goals.goal_rows(result)
+    heads = ("workload", "what", "target", "measured", "")
+    return "## Targets\n\n" + _table(heads, rows) if rows else ""
+
+
+def _floors(result: Result) -> str:
+    """Against what the card can do, and what the planner expected."""
+    rows = goals.floor_rows(result) if any(d.get("goals") for d in result["details"]) else []
+    if not rows:
+        return ""
+    heads = ("workload", "ours", "practical floor", "share of it", "peak memory", "other ways")
+    said = "".join(f"- {note}\n" for note in goals.notes(result["details"]))
+    return f"## Floors and memory\n\n{FLOOR}\n{_table(heads, rows)}" + (said and "\n" + said)
+
+
+FLOOR = """Practical floor: attention over the grid at the best rate of attention below, the rest at
+that of the matrix product. Planned: `runtime/plan.py` for this network alone.
+"""
 
 
 def _short(result: Result) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from sora_cli.errors import SoraError
+from sora_cli.runtime.device import choose_device
 from sora_cli.runtime.memory import current_memory, peak_memory
 
 
@@ -30,6 +33,16 @@ class Spread:
     median: float
     lower: float
     upper: float
+
+
+def refusal(device: str) -> int:
+    """0 where the device is there; else an exit code, and a line on stderr says why."""
+    try:
+        choose_device(device)
+    except SoraError as error:
+        sys.stderr.write(f"error: {error.message}\nhint: {error.hint}\n")
+        return int(error.exit_code)
+    return 0
 
 
 def synchronize(device: torch.device) -> None:

@@ -7,18 +7,24 @@ here. Theirs are called as diffusers' own pipelines call them.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sora_cli.bench import checkpoints, theirs
 from sora_cli.bench.cases import Case
+from sora_cli.bench.goals import THEIRS_FP32
+from sora_cli.models import fused
+from sora_cli.models.compiled import compile_blocks
 from sora_cli.models.specs import FAMILIES
 from sora_cli.models.vae import VAE
 from sora_cli.pipeline import generate
@@ -37,7 +43,9 @@ class Pair:
 
     theirs: None without diffusers, and `missing` says why.
     ours_weights, theirs_weights: bytes that the networks hold.
-    compiled: compiles theirs in place, where that can be.
+    compiled: compiles theirs in place, where that can be; ours_compiled: ours.
+    variants: other ways of doing the same, by name, for reports. size: bytes that a load moves.
+    batch: rows of a step that go in one call.
     """
 
     ours: Callable[[], Tensor]
@@ -46,6 +54,10 @@ class Pair:
     ours_weights: int = 0
     theirs_weights: int = 0
     compiled: Callable[[], None] | None = None
+    ours_compiled: Callable[[], None] | None = None
+    variants: Mapping[str, Callable[[], object]] = field(default_factory=dict)
+    size: int | None = None
+    batch: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,10 +132,14 @@ def _step(case: Case, place: Place) -> Iterator[Pair]:
         def ours() -> Tensor:
             return torch.cat([dit(wide, timesteps.expand(batch), cache) for cache in caches])
 
+        mine: dict[str, Any] = {
+            "ours": ours, "ours_weights": weight_bytes(dit), "batch": batch,
+            "ours_compiled": lambda: compile_blocks(dit),
+        }  # fmt: skip
+        if place.device.type == "cuda":
+            mine["variants"] = {"without kernels": partial(_without_kernels, ours)}
         if not theirs.available():
-            yield Pair(
-                ours=ours, theirs=None, missing=theirs.MISSING, ours_weights=weight_bytes(dit)
-            )
+            yield Pair(theirs=None, missing=theirs.MISSING, **mine)
             return
         other = theirs.transformer(part, place.device, place.dtype)
         grid = math.prod(n // p for n, p in zip(case.latent_size, config.patch_size, strict=True))
@@ -142,9 +158,21 @@ def _step(case: Case, place: Place) -> Iterator[Pair]:
             return torch.cat(rounds)
 
         yield Pair(
-            ours=ours, theirs=call, ours_weights=weight_bytes(dit),
-            theirs_weights=weight_bytes(other), compiled=lambda: theirs.compile_blocks(other),
+            theirs=call, theirs_weights=weight_bytes(other),
+            compiled=lambda: theirs.compile_blocks(other), **mine,
         )  # fmt: skip
+
+
+def _without_kernels(call: Callable[[], Tensor]) -> Tensor:
+    """A call with plain torch between the matrix products."""
+    before = os.environ.get(fused.VARIABLE)
+    os.environ[fused.VARIABLE] = "0"
+    try:
+        return call()
+    finally:
+        del os.environ[fused.VARIABLE]
+        if before is not None:
+            os.environ[fused.VARIABLE] = before
 
 
 @contextmanager
@@ -178,7 +206,23 @@ def _decode(case: Case, place: Place) -> Iterator[Pair]:
         def call() -> Tensor:
             return other.decode(vae.denormalize(latents), return_dict=False)[0]
 
-        yield _autoencoder_pair(vae, other, ours, call)
+        pair = _autoencoder_pair(vae, other, ours, call)
+        if other is not None and any(goal.kind == "fp32" for goal in case.goals):
+
+            def exact() -> Tensor:  # as diffusers' pages say to load it; the last call of theirs
+                other.float()
+                return other.decode(vae.denormalize(latents).float(), return_dict=False)[0]
+
+            pair = replace(pair, variants={THEIRS_FP32: exact})
+        if place.device.type == "cuda":
+
+            def channels_first() -> Tensor:  # the last call of ours
+                for parameter in vae.parameters():
+                    parameter.data = parameter.data.contiguous()
+                return ours()
+
+            pair = replace(pair, variants={**pair.variants, "channels first": channels_first})
+        yield pair
 
 
 @contextmanager
@@ -300,8 +344,16 @@ def _load(case: Case, place: Place) -> Iterator[Pair]:
     def call() -> Tensor:
         return theirs.loaded(folder, place.device, place.dtype).proj_out.weight.clone()
 
+    def raw() -> None:
+        for file in folder.glob("*.safetensors"):
+            load_file(file, device=str(place.device))
+
     missing = theirs.loader_missing()
-    yield Pair(ours=ours, theirs=None if missing else call, missing=missing)
+    yield Pair(
+        ours=ours, theirs=None if missing else call, missing=missing,
+        variants={"safetensors to the device": raw},
+        size=sum(file.stat().st_size for file in folder.glob("*.safetensors")),
+    )  # fmt: skip
 
 
 KINDS: Mapping[str, Callable[[Case, Place], Any]] = {

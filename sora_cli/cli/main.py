@@ -26,9 +26,14 @@ _NO_SPACE = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 def run() -> NoReturn:
     """The `sora` script: one command, then exit with its code."""
     _open_closed_streams()
-    # Both are read when the libraries are imported, which happens after this.
+    # These are read when the libraries are imported, which happens after this.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # So is this, by torch's threads. Left alone they spin for 300,000 rounds, about 15 ms,
+        # wherever they wait for each other: on busy cores a clip then takes thirty times as long
+        # (docs/reference/threads.md). These 1,000, about 50 µs, span the gaps of a quiet machine.
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if not _debugging():
         import warnings
 

@@ -29,6 +29,7 @@ from sora_cli.models.layers import (
     rope_table,
     timestep_embedding,
 )
+from sora_cli.models.residual import add_gated, added_normed, normed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +80,16 @@ class ContextCache:
     keys_values: tuple[KeysValues, ...]
     vace_keys_values: tuple[KeysValues, ...] = ()
 
+    def rows(self, count: int) -> ContextCache:
+        """The first `count` texts of the batch."""
+
+        def first(blocks: tuple[KeysValues, ...]) -> tuple[KeysValues, ...]:
+            return tuple(tuple(tensor[:count] for tensor in block) for block in blocks)
+
+        return ContextCache(
+            keys_values=first(self.keys_values), vace_keys_values=first(self.vace_keys_values)
+        )
+
 
 def patchify(latents: Tensor, patch_size: Sequence[int]) -> Tensor:
     """Cut `[B, C, T, H, W]` into tokens `[B, L, pt·ph·pw·C]`, channels fastest."""
@@ -100,15 +111,6 @@ def token_grid(size: Sequence[int], patch_size: Sequence[int]) -> tuple[int, int
     assert all(n % p == 0 for n, p in zip(size, patch_size, strict=True)), (size, patch_size)
     t, h, w = (n // p for n, p in zip(size, patch_size, strict=True))
     return t, h, w
-
-
-def add_gated(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
-    """x + update · gate, of `[B, L, D]` by `[B or 1, G, D]`: the fp32 residual stream."""
-    groups = (gate.shape[1], -1)
-    # Widened first: addcmul itself widens element by element.
-    update = update.float().unflatten(1, groups)
-    out = torch.addcmul(x.unflatten(1, groups), update, gate[:, :, None])
-    return out.flatten(1, 2)
 
 
 def _rows_agree(timesteps: Tensor) -> bool:
@@ -156,11 +158,11 @@ class DiTBlock(nn.Module):
         """
         dtype = compute_dtype(x, self.self_attn.q.bias)
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation.float() + time).unbind(2)
-        update = self.self_attn(self.norm1(x, shift1, scale1).to(dtype), rope)
-        x = add_gated(x, update, gate1)
-        x = x + self.cross_attn(self.norm3(x).to(dtype), keys_values)
-        update = self.ffn(self.norm2(x, shift2, scale2).to(dtype))
-        return add_gated(x, update, gate2)
+        update = self.self_attn(normed(self.norm1, x, dtype, shift1, scale1), rope)
+        x, reading = added_normed(self.norm3, x, update, gate1, dtype)
+        update = self.cross_attn(reading, keys_values)
+        x, reading = added_normed(self.norm2, x, update, None, dtype, shift2, scale2)
+        return add_gated(x, self.ffn(reading), gate2)
 
 
 class VaceBlock(DiTBlock):

@@ -1,21 +1,24 @@
-"""Linear layers whose weights are stored as 8-bit floats and dequantised at use.
+"""Linear layers in 8-bit floats: stored so and dequantised at use, or multiplied so as well.
 
 A weight is q · scale, with q in float8_e4m3fn (or e5m2) and a float32 scale for the whole matrix,
-for each output channel, or for each block of inputs of an output channel. Activations and sums keep
-the compute dtype: what is saved is memory, and the result is bit for bit that of the dequantised
-weight. Shapes: O outputs, I inputs, G blocks of inputs.
+for each output channel, or for each block of inputs of an output channel. In `Fp8Linear`
+activations and sums keep the compute dtype: what is saved is memory, and the result is bit for bit
+that of the dequantised weight. In `Fp8Matmul` activations are rounded too, a scale for each row:
+what is saved is time. Shapes: O outputs, I inputs, G blocks of inputs, M rows of activations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 FP8_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
+ROWS = 8192  # of activations rounded at once: their float32 copies are the most that lives beside
 # Where nearly all the weights lie; those outside (embeddings, head) are few and sensitive.
 BLOCKS = ("blocks.", "vace_blocks.")
 
@@ -116,3 +119,91 @@ def hold_fp8(
         state[f"{path}.weight_fp8"] = weight.values
         state[f"{path}.weight_scale"] = weight.scale
     return state
+
+
+def multiplies_fp8(device: torch.device) -> bool:
+    """Whether a device has 8-bit matmuls with a scale for each row (Ada, Hopper and later)."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+def quantise_rows(x: Tensor) -> Fp8Weight:
+    """Activations `[M, I]` in float8_e4m3fn with a scale per row, as `quantise` has weights."""
+    parts = [quantise(part) for part in x.split(ROWS)]
+    return Fp8Weight(
+        values=torch.cat([part.values for part in parts]),
+        scale=torch.cat([part.scale for part in parts]),
+    )
+
+
+def matmul(x: Fp8Weight, weight: Fp8Weight, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """`[M, I]` by `[O, I]`, both in 8 bits with a scale per row, to `[M, O]`; sums in float32."""
+    return torch._scaled_mm(
+        x.values, weight.values.t(), scale_a=x.scale, scale_b=weight.scale.t(), bias=bias,
+        out_dtype=dtype,
+    )  # fmt: skip
+
+
+def matmul_plain(
+    x: Fp8Weight, weight: Fp8Weight, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """The same in float32 of the same 8-bit numbers, on any device: what `matmul` is held to."""
+    sums = F.linear(x.values.float(), weight.values.float()) * x.scale * weight.scale.t()
+    return (sums if bias is None else sums + bias.float()).to(dtype)
+
+
+class Fp8Matmul(nn.Module):
+    """A linear layer that multiplies 8-bit activations with 8-bit weights.
+
+    Where the device has no such matmuls the rounding is the same and the product plain: so its
+    error can be measured anywhere, and nothing is gained.
+    """
+
+    def __init__(self, weight: Fp8Weight, bias: Tensor | None) -> None:
+        """Take `weight`, float8_e4m3fn with a scale per output channel, and `bias` `[O]`."""
+        super().__init__()
+        self.weight_fp8 = nn.Parameter(weight.values, requires_grad=False)
+        self.weight_scale = nn.Parameter(weight.scale, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., I]` to `[..., O]`, in the dtype of `x`."""
+        weight = Fp8Weight(values=self.weight_fp8, scale=self.weight_scale)
+        multiply = matmul if x.is_cuda else matmul_plain
+        out = multiply(quantise_rows(x.flatten(0, -2)), weight, self.bias, x.dtype)
+        return out.unflatten(0, x.shape[:-1])
+
+
+class Fp8FeedForward(nn.Sequential):
+    """A `FeedForward` whose two matmuls are in 8 bits."""
+
+    def __init__(self, widen: nn.Module, narrow: nn.Module) -> None:
+        """From its linear layers, stored in 8 bits or not; their biases are taken as they are."""
+        super().__init__(_in_fp8(widen), nn.GELU(approximate="tanh"), _in_fp8(narrow))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., D]` in and out."""
+        widen, _, narrow = self
+        # In place: the widest tensor of a block is then there once.
+        return narrow(torch.ops.aten.gelu_(widen(x), approximate="tanh"))
+
+
+def multiply_in_fp8(network: nn.Module) -> None:
+    """Let the feed-forward layers of a transformer's blocks multiply in 8 bits, one by one.
+
+    Attention stays as it is: in 8 bits too it has turned Wan 2.2 into noise (vllm-omni's issue
+    2920).
+    """
+    for name, module in list(network.named_modules()):
+        if name.startswith(BLOCKS) and name.endswith(".ffn"):
+            widen, _, narrow = cast("nn.Sequential", module)
+            network.set_submodule(name, Fp8FeedForward(widen, narrow))
+
+
+def _in_fp8(linear: nn.Module) -> Fp8Matmul:
+    """A linear layer, stored in 8 bits or not, as one that multiplies in 8 bits."""
+    if isinstance(linear, Fp8Linear):
+        values, scale = linear.weight_fp8, linear.weight_scale
+        if values.dtype == torch.float8_e4m3fn and scale.shape == (len(values), 1):
+            return Fp8Matmul(Fp8Weight(values=values, scale=scale), linear.bias)
+    assert isinstance(linear, nn.Linear | Fp8Linear)
+    return Fp8Matmul(quantise(linear.weight), linear.bias)

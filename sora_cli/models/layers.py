@@ -7,13 +7,18 @@ weights and whether or not autocast is on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache, lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from sora_cli.models import attention, fused
+
+Tensors = tuple[Tensor, ...]
 KeysValues = tuple[Tensor, ...]  # [B, rows, N, K]: the text's key and value, then any image's
 
 
@@ -75,17 +80,28 @@ class LayerNorm(nn.Module):
         return modulate(F.layer_norm(x.float(), x.shape[-1:], eps=self.eps), shift, scale)
 
 
+class Linear(nn.Linear):
+    """A linear layer whose bias, where oneDNN computes in bfloat16, is added to the sums.
+
+    By itself torch first fills the result with copies of the bias: of 840 tokens of width 256 that
+    is a quarter of the time.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.bfloat16 and _asks_onednn(x, self.bias):
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return super().forward(x)
+
+
 class FeedForward(nn.Sequential):
     """Two linear layers with GELU, in its tanh form, between them; `[..., D]` in and out."""
 
     def __init__(self, width: int, inner: int) -> None:
-        super().__init__(
-            nn.Linear(width, inner), nn.GELU(approximate="tanh"), nn.Linear(inner, width)
-        )
+        super().__init__(nn.Linear(width, inner), nn.GELU(approximate="tanh"), Linear(inner, width))
 
     def forward(self, x: Tensor) -> Tensor:
         widen, activation, narrow = self
-        if _fuses_gelu(x, widen.bias):
+        if _asks_onednn(x, widen.bias):
             # torch's own tanh GELU takes as long as the matmul before it. oneDNN applies it to the
             # sums while they are still in registers, and before they are rounded.
             hidden = torch.ops.mkldnn._linear_pointwise(
@@ -98,8 +114,8 @@ class FeedForward(nn.Sequential):
         return narrow(hidden)
 
 
-def _fuses_gelu(x: Tensor, bias: Tensor) -> bool:
-    """Whether oneDNN computes a linear layer and its GELU in one: on an x86 CPU, in inference."""
+def _asks_onednn(x: Tensor, bias: Tensor) -> bool:
+    """Whether oneDNN is asked directly for a linear layer: on an x86 CPU, in inference."""
     return (
         x.device.type == "cpu"
         and x.dtype == bias.dtype  # else autocast is on
@@ -183,8 +199,9 @@ def rope_table(grid: tuple[int, int, int], head_dim: int, device: torch.device) 
 
 def apply_rope(x: Tensor, table: Tensor) -> Tensor:
     """Rotate interleaved pairs of `x` `[B, L, N, K]` by `rope_table` `[L, 1, K/2, 2]`, in fp32."""
-    # MPS has no complex kernels worth using.
-    rotate = rotate_real if x.device.type == "mps" else rotate_complex
+    # MPS has no complex kernels worth using, and torch's compiler makes none.
+    real = x.device.type == "mps" or torch.compiler.is_compiling()
+    rotate = rotate_real if real else rotate_complex
     return rotate(x.float().unflatten(-1, (-1, 2)), table).flatten(-2)
 
 
@@ -205,25 +222,39 @@ class Attention(nn.Module):
     def __init__(self, width: int, num_heads: int, *, qk_norm: bool, eps: float) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.q = nn.Linear(width, width)
-        self.k = nn.Linear(width, width)
-        self.v = nn.Linear(width, width)
-        self.o = nn.Linear(width, width)
+        self.q = Linear(width, width)
+        self.k = Linear(width, width)
+        self.v = Linear(width, width)
+        self.o = Linear(width, width)
         self.norm_q = RMSNorm(width, eps) if qk_norm else nn.Identity()
         self.norm_k = RMSNorm(width, eps) if qk_norm else nn.Identity()
 
     def split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1))  # [B, L, N, K]
 
+    def normed_heads(
+        self, norms: Sequence[nn.Module], tensors: Sequence[Tensor], rope: Tensor | None = None
+    ) -> Tensors:
+        """Query, or query and key, normed, split and turned: `[B, L, D]` to `[B, L, N, K]` each.
+
+        In their own dtype: only norm and rotation are in fp32.
+        """
+        assert all(isinstance(norm, RMSNorm) == isinstance(norms[0], RMSNorm) for norm in norms)
+        args = tuple(norms), tuple(tensors), rope, self.num_heads
+        if fused.usable(tensors[0]) and isinstance(norms[0], RMSNorm):
+            return _NORM_ROTATE(*args)
+        return _plain_norm_rotate(*args)
+
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Unmasked attention of `[B, L, N, K]` in the value's dtype: `[B, L, D]`, not projected."""
-        heads = (query.to(value.dtype), key.to(value.dtype), value)
-        query, key, value = (x.transpose(1, 2) for x in heads)  # [B, N, L, K]
+        """Unmasked attention of `[B, L, N, K]`: `[B, L, D]`, not yet projected."""
+        query, key, value = (x.transpose(1, 2) for x in (query, key, value))  # [B, N, L, K]
         if query.device.type == "cpu" and torch.is_grad_enabled():
             # Written out for training: torch's fused attention goes backward on a CPU at a third
             # of the speed of these matmuls (docs/log.md).
             scores = query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)  # [B, N, L, L]
             out = scores.softmax(-1) @ value
+        elif query.is_cuda and not torch.is_grad_enabled():
+            out = attention.attend(query, key, value)
         else:
             out = F.scaled_dot_product_attention(query, key, value)
         return out.transpose(1, 2).flatten(2)
@@ -234,8 +265,7 @@ class SelfAttention(Attention):
 
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
         """Attention within `x` `[B, L, D]` under the rotations of `rope_table`."""
-        query = apply_rope(self.split_heads(self.norm_q(self.q(x))), rope)
-        key = apply_rope(self.split_heads(self.norm_k(self.k(x))), rope)
+        query, key = self.normed_heads((self.norm_q, self.norm_k), (self.q(x), self.k(x)), rope)
         return self.o(self.attend(query, key, self.split_heads(self.v(x))))
 
 
@@ -272,12 +302,44 @@ class CrossAttention(Attention):
 
         Text and image have a softmax each; what they give is summed before the projection.
         """
-        query = self.split_heads(self.norm_q(self.q(x)))
+        (query,) = self.normed_heads((self.norm_q,), (self.q(x),))
         key, value, *image = keys_values
         out = self.attend(query, key, value)
         if image:
             out = out + self.attend(query, *image)
         return self.o(out)
+
+
+def _plain_norm_rotate(
+    norms: Sequence[nn.Module], tensors: Sequence[Tensor], rope: Tensor | None, heads: int
+) -> Tensors:
+    """What `Attention.normed_heads` does, written out: it trains, and kernels are held to it."""
+
+    def one(norm: nn.Module, x: Tensor) -> Tensor:
+        split = norm(x).unflatten(-1, (heads, -1))  # [B, L, N, K]
+        return (split if rope is None else apply_rope(split, rope)).to(x.dtype)
+
+    return tuple(one(norm, x) for norm, x in zip(norms, tensors, strict=True))
+
+
+def _fused_norm_rotate(
+    norms: Sequence[RMSNorm], tensors: tuple[Tensor, ...], rope: Tensor | None, heads: int
+) -> Tensors:
+    from sora_cli.models import kernels
+
+    weights = tuple(norm.weight for norm in norms)
+    found = kernels.norm_rotate(tensors, weights, rope, heads=heads, eps=norms[0].eps)
+    return tuple(x.unflatten(-1, (heads, -1)) for x in found)
+
+
+def _sample_norm_rotate(some: Tensor, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    norms, tensors, rope, heads = args
+    return norms, tuple(x[:, some] for x in tensors), None if rope is None else rope[some], heads
+
+
+_NORM_ROTATE = fused.Kernel(
+    "norm and rotation", _fused_norm_rotate, _plain_norm_rotate, _sample_norm_rotate
+)
 
 
 class ImageEmbedding(nn.Module):

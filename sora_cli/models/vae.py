@@ -32,6 +32,10 @@ from sora_cli.models.vae_layers import (
     unpatchify,
 )
 
+# Latent positions times the decoder's width that are decoded in one call: what a call needs of
+# memory beside what it always needs (`costs_vae.decoding` counts it).
+DECODED_AT_ONCE = 12_288
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VAEConfig:
@@ -64,6 +68,13 @@ class VAEConfig:
         """(time, height, width) of the video per latent: (4, 8, 8) or (4, 16, 16)."""
         space = self.patch_size * 2 ** (len(self.dim_mult) - 1)
         return 2 ** sum(self.temporal_downsample), space, space
+
+    def decoded_at_once(self, height: int, width: int) -> int:
+        """How many latent frames of so many positions the decoder takes in one call.
+
+        Of small frames a call costs more than what it computes; of large ones the memory counts.
+        """
+        return max(1, DECODED_AT_ONCE // (height * width * self.decoder_dim))
 
 
 def _middle(channels: int) -> Stack:
@@ -224,10 +235,13 @@ class VAE(nn.Module):
 
         Memory does not grow with the length: two frames are kept for each convolution.
         """
-        stream = Stream()
-        for latent in self.denormalize(latents).split(1, dim=2):
-            patches = self.decoder(self.conv2(latent), stream)
-            yield unpatchify(patches, self.config.patch_size).clamp(-1.0, 1.0)
+        stream, time = Stream(), self.config.scale_factors[0]
+        at_once = self.config.decoded_at_once(*latents.shape[3:])
+        for some in self.denormalize(latents).split(at_once, dim=2):
+            lengths = [time if stream.started else 1] + [time] * (some.shape[2] - 1)
+            patches = self.decoder(self.conv2(some), stream)
+            video = unpatchify(patches, self.config.patch_size).clamp(-1.0, 1.0)
+            yield from video.split(lengths, dim=2)
 
     def normalize(self, latents: Tensor) -> Tensor:
         """Raw latents → unit scale, (latents − mean) / std for each channel."""

@@ -26,18 +26,17 @@ def block_bytes(shape: TransformerShape, rows: int, item: int) -> int:
     """The most that lives while a block runs on `rows` = B·L tokens, its weights not among it."""
     residual, hidden = rows * shape.hidden_size * 4, rows * shape.hidden_size * item
     inner = rows * shape.ffn_dim * item
-    half = item < 4
-    # The norm of a query or key is widened and then scaled in place, beside what it is of.
-    norm = hidden + residual
-    # The key is normed, or turned into another tensor, beside the finished query.
-    keys = 2 * residual + hidden + max(norm, 2 * residual)
-    # Query and key are fp32 after the rotation, and cast for attention while they still live.
-    attention = 3 * residual + 2 * hidden + (3 if half else 2) * hidden
-    # The sum of self-attention still lives as `update` through the two phases after it.
-    cross = 2 * residual + 2 * hidden + max(norm, residual + (2 if half else 1) * hidden)
+    # The stream, its norm, both projections and the finished query; the key normed and turned.
+    keys = 3 * residual + 4 * hidden
+    # Query, key and value beside what they are of, what attention gives, and its projection.
+    attention = residual + 6 * hidden
+    # The caller still has the stream from before the block; the sum lives as `update`.
+    cross = 2 * residual + max(residual + 3 * hidden, 5 * hidden)
+    # The stream before and after a sum, its norm in fp32 and, before it, in the compute dtype.
+    sums = 4 * residual + 3 * hidden
     # Its GELU is in place, or one with the matmul before it.
     feed_forward = 2 * residual + 3 * hidden + inner
-    most = max(keys, attention, cross, feed_forward)
+    most = max(keys, attention, cross, sums, feed_forward)
     # VACE's branch keeps the control's own stream and the patches' beside its block.
     return most + (2 * residual if shape.vace_layers else 0)
 

@@ -1,6 +1,6 @@
 """What the video autoencoder costs: a walk through its layers that counts instead of computing.
 
-The walk follows `sora_cli/models/vae.py` layer by layer for one chunk of a stream, and keeps the
+The walk follows `sora_cli/models/vae.py` layer by layer for one call of a stream, and keeps the
 numbers (elements, not bytes) that are alive at each operation: the operation's own input and
 output, what the functions around it still hold, the two frames that every causal convolution
 remembers, and the convolution's workspace. It adds up the parameters and the FLOPs on the way.
@@ -156,16 +156,7 @@ class _Walk:
         width = self.channels
         if temporal:
             self.parameters += 6 * width * width + 2 * width
-            if self.started:
-                given, before = self.size, 2 * self.frame
-                copied = given + before if self.workspace else 0
-                # Input, its past, what it forgets; then the two halves, woven.
-                self.alive(given + given + before + copied + before + 2 * given)
-                self.alive(given + 4 * given)
-                self.flops += 12 * width * given
-                self.frames *= 2
-            else:
-                self.counted += 2 * self.frame  # remembered from the second chunk on
+            self._double_time()
         frames = self.size
         self.height, self.width = 2 * self.height, 2 * self.width
         enlarged, self.channels = self.size, out
@@ -174,6 +165,22 @@ class _Walk:
         self.alive(2 * frames + enlarged + copied + self.size)
         self.parameters += 9 * width * out + out
         self.flops += 18 * width * self.size
+
+    def _double_time(self) -> None:
+        """Two frames of each, save for the clip's first."""
+        lone, before = int(not self.started), 2 * self.frame
+        whole, given = self.size, (self.frames - lone) * self.frame
+        if not given:
+            self.counted += before  # remembered from the second call on
+            return
+        self.remember(before)
+        copied = given + before if self.workspace else 0
+        # Input, its past, what it forgets; then the two halves, woven, and put after the first.
+        forgotten = 0 if lone else before
+        self.alive(whole + given + before + copied + forgotten + 2 * given)
+        self.alive(whole + 4 * given + lone * self.frame)
+        self.flops += 12 * self.channels * given
+        self.frames += self.frames - lone
 
     def up_stage(self, out: int, blocks: int, *, up: bool, temporal: bool) -> None:
         """A level of the 2.2 decoder, whose input waits for the repeating shortcut."""
@@ -233,9 +240,9 @@ def _encode(shape: AutoencoderShape, walk: _Walk) -> None:
 def _decode(shape: AutoencoderShape, walk: _Walk) -> None:
     mults = shape.dim_mult[::-1]
     widths = [shape.decoder_dim * m for m in (mults[0], *mults)]
-    time, *_ = shape.scale_factors
-    if walk.started:  # the pixels of the chunk before, still with the stream and with its reader
-        walk.held += 2 * 3 * time * walk.height * walk.width * math.prod(shape.scale_factors[1:])
+    time, *scales = shape.scale_factors
+    if walk.started:  # the pixels of the call before, still with the stream and with its reader
+        walk.held += 2 * 3 * time * walk.frames * walk.height * walk.width * math.prod(scales)
     walk.convolve(shape.z_dim, (1, 1, 1))
     walk.convolve(widths[0], (3, 3, 3), past=2)
     walk.middle()
@@ -253,7 +260,8 @@ def _decode(shape: AutoencoderShape, walk: _Walk) -> None:
             walk.upsample(fan_out // 2, temporal=temporal)
     walk.norm()
     walk.convolve(3 * shape.patch_size**2, (3, 3, 3), past=2)
-    walk.alive(4 * walk.size)  # pixels in their places, clamped, and as 8-bit numbers
+    # Patches, pixels in their places, clamped; and a latent frame's of them as 8-bit numbers.
+    walk.alive(3 * walk.size + walk.size // walk.frames * min(time, walk.frames))
 
 
 @lru_cache(maxsize=256)
@@ -271,7 +279,7 @@ def encoding(
         channels=3 * patch**2, frames=1, height=height // patch, width=width // patch,
         started=False, workspace=workspace,
     )  # fmt: skip
-    return _stream(shape, _encode, first, time, (num_frames - 1) // time + 1)
+    return _stream(shape, _encode, first, time, num_frames - 1)
 
 
 @lru_cache(maxsize=256)
@@ -285,11 +293,13 @@ def decoding(
 ) -> Part:
     """The cost of decoding to so many latent frames and pixels."""
     _, tall, wide = shape.scale_factors
+    size = height // tall, width // wide
+    at_once = min(shape.decoded_at_once(*size), latent_frames)
     first = _Walk(
-        channels=shape.z_dim, frames=1, height=height // tall, width=width // wide,
-        started=False, workspace=workspace,
+        channels=shape.z_dim, frames=at_once, height=size[0], width=size[1], started=False,
+        workspace=workspace,
     )  # fmt: skip
-    return _stream(shape, _decode, first, 1, latent_frames)
+    return _stream(shape, _decode, first, at_once, latent_frames - at_once)
 
 
 def _stream(
@@ -297,17 +307,18 @@ def _stream(
     walk_through: Callable[[AutoencoderShape, _Walk], None],
     first: _Walk,
     frames: int,
-    chunks: int,
+    left: int,
 ) -> Part:
-    """The first chunk, and the later ones of so many frames if there are any."""
+    """The first call, and later ones of so many frames where any are left."""
+    frames = max(1, min(frames, left))
     later = replace(first, frames=frames, started=True)
     walk_through(shape, first)
-    if chunks > 1:
+    if left:
         later.remembered = first.counted
         walk_through(shape, later)
     return Part(
         parameters=first.parameters,
-        flops=first.flops + (chunks - 1) * later.flops,
+        flops=first.flops + later.flops * left // frames,
         peak=max(first.peak, later.peak),
-        remembered=first.counted if chunks > 1 else first.remembered,
+        remembered=first.counted if left else first.remembered,
     )

@@ -106,6 +106,9 @@ class TransformerShape:
         return self.num_layers * self.block_parameters + self.vace_parameters + embeddings + head
 
 
+DECODED_AT_ONCE = 12_288  # as in `models.vae`: latent positions times the decoder's width
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AutoencoderShape:
     """A video autoencoder, in the names of `VAEConfig`."""
@@ -131,6 +134,10 @@ class AutoencoderShape:
         """Pixels per latent along (t, h, w)."""
         space = self.patch_size * 2 ** (len(self.dim_mult) - 1)
         return 2 ** sum(self.temporal_downsample), space, space
+
+    def decoded_at_once(self, height: int, width: int) -> int:
+        """Latent frames of so many positions that the decoder takes in one call."""
+        return max(1, DECODED_AT_ONCE // (height * width * self.decoder_dim))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,6 +180,18 @@ class NetworkShapes:
     text_encoder: TextEncoderShape
     image_encoder_parameters: int = 0
     disk_bytes: int | None = None
+
+    @classmethod
+    def of(
+        cls, transformer: Any, autoencoder: Any, text_encoder: Any, *, experts: int = 1, **more: Any
+    ) -> NetworkShapes:
+        """From the configs of `models`; `more` are the other fields."""
+        return cls(
+            transformer=TransformerShape.of(transformer, experts=experts),
+            autoencoder=AutoencoderShape.of(autoencoder),
+            text_encoder=TextEncoderShape.of(text_encoder),
+            **more,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,17 +14,21 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from sora_cli.errors import WeightsError
+from sora_cli.models import fused
+from sora_cli.models.compiled import compile_blocks
 from sora_cli.models.dit import DiT, DiTConfig
+from sora_cli.models.fp8 import multiply_in_fp8
 from sora_cli.models.image_encoder import ImageEncoder, ImageEncoderConfig
 from sora_cli.models.text_encoder import TextEncoder, TextEncoderConfig, Tokenizer
 from sora_cli.models.vae import VAE, VAEConfig
 from sora_cli.runtime.offload import streamed
+from sora_cli.runtime.paths import cache_dir
 from sora_cli.weights import keymaps_clip
 from sora_cli.weights.build import Storage, build_on_meta, check_filled, compare, fill
 from sora_cli.weights.layouts import WHAT, Kind, Layout, recognise
@@ -52,6 +56,8 @@ def dit(
     loras: Sequence[Lora] = (),
     storage: Storage = "dtype",
     place: Placement | None = None,
+    fp8_matmul: Literal["ffn"] | None = None,
+    compile: bool = False,
     observer: Callable[[LoraReport], None] = lambda report: None,
 ) -> Iterator[DiT]:
     """The diffusion transformer.
@@ -63,6 +69,8 @@ def dit(
         loras: merged into the weights, in this order.
         storage: "fp8" keeps the blocks' linear weights in 8 bits, and widens them at use.
         place: which blocks stay on the device, the others streaming through it; None: all.
+        fp8_matmul: "ffn": the feed-forward layers multiply in 8 bits.
+        compile: its blocks are compiled when they first run, where all stay on the device.
         observer: told what the LoRAs changed.
 
     Raises:
@@ -85,20 +93,26 @@ def dit(
         )  # fmt: skip
     if report is not None:
         observer(report)
-    with _resident(network, device), streamed(network, device):
+    if fp8_matmul == "ffn":
+        multiply_in_fp8(network)
+    with _resident(network, device), streamed(network, device) as stream:
+        if compile and stream is None:
+            compile_blocks(network, cache_dir() / "compiled")
+        elif compile:
+            fused.note("not compiled: some blocks pass through the device")
         yield network
 
 
 @contextmanager
 def vae(part: Path, *, device: Device, dtype: torch.dtype) -> Iterator[VAE]:
-    """The video autoencoder, on a CPU with its channels last; errors as `dit`."""
+    """The video autoencoder, on CPU and CUDA with its channels last; errors as `dit`."""
     part = _subfolder(part, "vae")
     with _checkpoint(part, "vae") as (source, layout):
         config = cast("VAEConfig", layout.config)
         network = build_on_meta(lambda: VAE(config), part)
         _compare(network, source, layout)
         fill(network, source, layout.names, device_of=lambda name: device, dtype=dtype)
-    if torch.device(device).type == "cpu":
+    if torch.device(device).type != "mps":  # whose convolutions want their channels first
         network.to_channels_last()
     with _resident(network, device):
         yield network

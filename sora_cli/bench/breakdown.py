@@ -1,0 +1,86 @@
+"""Where a call's time goes: torch's profiler, its operations put into a few kinds.
+
+It says why a ratio is what it is: what both sides must multiply can only be multiplied, so that
+their ratio is bounded by theirs over our matrix products, attention and convolutions alone.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+# A kind takes every operation of which a word is a part, the first kind that does; the last one
+# takes what is left.
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "convolutions": ("convolution", "slow_conv", "thnn_conv"),
+    "attention": ("scaled_dot_product", "_softmax"),
+    "matrix products": ("addmm", "::mm", "bmm", "_linear_pointwise"),
+    "norms": ("layer_norm", "vector_norm", "rms_norm", "rsqrt"),
+    "copies and conversions": ("copy_", "::cat", "clone", "constant_pad", "upsample"),
+    "sums, products, activations": (
+        "::add", "::mul", "::sub", "::div", "addcmul", "silu", "gelu", "clamp", "round", "pow",
+    ),
+    "all else": ("",),
+}  # fmt: skip
+PYTHON = "between operations"
+MULTIPLIED = tuple(KINDS)[:3]  # what neither side can leave out
+RUNS = 3
+
+
+def kind_of(operation: str) -> str:
+    """The kind of an operation in the profiler's words, `aten::addmm` for one."""
+    return next(kind for kind, words in KINDS.items() if any(word in operation for word in words))
+
+
+def breakdown(call: Callable[[], object], runs: int = RUNS) -> dict[str, float]:
+    """The share of each kind, and of what is between operations, in a call on the CPU.
+
+    Of several calls each kind's least is taken. Shares, because a busy machine stretches all alike.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it tells of its own beginning and end
+    least: dict[str, float] = {}
+    for _ in range(runs):
+        with profile(activities=[ProfilerActivity.CPU]) as found:
+            began = time.perf_counter()
+            call()
+            whole = time.perf_counter() - began
+        seconds = dict.fromkeys(KINDS, 0.0)
+        for event in found.key_averages():
+            seconds[kind_of(event.key)] += event.self_cpu_time_total / 1e6
+        seconds[PYTHON] = max(0.0, whole - sum(seconds.values()))
+        least = {kind: min(took, least.get(kind, took)) for kind, took in seconds.items()}
+    return {kind: took / sum(least.values()) for kind, took in least.items()}
+
+
+def of_sides(
+    sides: Mapping[str, Callable[[], object] | None], device: torch.device
+) -> dict[str, dict[str, float]]:
+    """The breakdown of each side that is there; of a GPU nothing, whose time is not the CPU's."""
+    if device.type != "cpu":
+        return {}
+    return {name: breakdown(call) for name, call in sides.items() if call is not None}
+
+
+HEADS = ("workload", "dtype", "whose", *KINDS, PYTHON, "at most")
+INTRO = """Shares of a call by torch's profiler; a GELU that is computed with its matrix product
+counts there. *At most*: the ratio if of ours only the first three columns, which neither side can
+leave out, took any time.
+"""
+
+
+def rows(workloads: Sequence[Mapping[str, Any]], details: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """The table's rows, one for each side of a workload."""
+    table = []
+    for row, beside in zip(workloads, details, strict=True):
+        for side, shares in beside.get("breakdown", {}).items():
+            bound = ""
+            if side == "ours" and row["ratio"] is not None:
+                bound = f"{row['ratio'] / sum(shares[kind] for kind in MULTIPLIED):.2f}×"
+            cells = (f"{shares[kind]:.0%}" for kind in (*KINDS, PYTHON))
+            table.append([beside["what"], row["dtype"], side, *cells, bound])
+    return table
