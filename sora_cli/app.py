@@ -18,13 +18,13 @@ from sora_cli.about import info as info
 from sora_cli.about import verify as verify
 from sora_cli.jobs import arrange, job, planning, source
 from sora_cli.jobs.job import Media, Result, Target, Verb
-from sora_cli.jobs.source import CONTEXT
+from sora_cli.jobs.source import CONTEXT, Fit
 from sora_cli.pipeline.events import Event, Observer, ignore
+from sora_cli.pipeline.request import Request
 from sora_cli.runs.calls import recorded
 
 if TYPE_CHECKING:
-    from sora_cli.jobs.source import Fit, Source
-    from sora_cli.pipeline.request import Request
+    from sora_cli.jobs.source import Source
     from sora_cli.pipeline.timeline import Segment
 
     Expand = Callable[[str], str]  # a prompt as the text encoder gets it
@@ -100,6 +100,7 @@ def extend(
     by: float | None = None,
     to: float | None = None,
     direction: Direction = "forward",
+    latents: Path | None = None,
     target: Target | None = None,
     observer: Observer = ignore,
 ) -> Iterator[Result]:
@@ -108,6 +109,8 @@ def extend(
     Args:
         by: seconds to add on each side asked for; None = what one canvas adds.
         to: seconds that the whole is to last, instead of `by`.
+        latents: what `--keep-latents` left beside the clip (`pipeline.sidecar.beside`); a note says
+            where it is not used.
     """
     found, installed, settings = arrange.from_clip(clip, request, "continue a clip", observer)
     sides = 2 if direction == "both" else 1
@@ -122,7 +125,8 @@ def extend(
         if direction != "forward":
             whole.insert(0, Span(num_frames=frames, prompt=prompt, tail=found.head(CONTEXT)))
         if direction != "backward":
-            head, kept = found.tail(CONTEXT), arrange.kept_latents(found, installed, observer)
+            head = found.tail(CONTEXT)
+            kept = arrange.kept_latents(latents, found, installed, observer)
             whole.append(Span(num_frames=frames, prompt=prompt, head=head, head_latents=kept))
         return whole
 
@@ -344,8 +348,7 @@ def _from_prompt(
         prompt = expand(settings.prompt)
         return [Span(num_frames=settings.num_frames, prompt=prompt, references=looks)]
 
-    made_from = tuple(Path(path).expanduser() for path in request.references)
-    verb = Verb(media=media, segments=segments, made_from=made_from)
+    verb = Verb(media=media, segments=segments)
     return job.make(request, installed, settings, verb, target, observer)
 
 

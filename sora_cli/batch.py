@@ -128,8 +128,8 @@ def _changed_input(item: Item, recipe: Mapping[str, Any]) -> str | None:
     from sora_cli.media.recipe import parents_of
     from sora_cli.runs.calls import fingerprint
 
-    arguments = recipe.get("arguments")
-    given = arguments.values() if isinstance(arguments, dict) else ()
+    tables = (recipe.get("arguments"), recipe.get("inputs"))
+    given = [value for table in tables if isinstance(table, dict) for value in table.values()]
     known = {str(p.get("path")): p["sha256"] for p in parents_of(dict(recipe))}
     inputs = _inputs_of(item)
     # Of folders the two have different hashes; a call's own is `fingerprint`.
@@ -156,8 +156,13 @@ def _inputs_of(item: Item) -> dict[str, Path]:
     from sora_cli.runs.calls import named_in
 
     own = ("prompt", "negative-prompt", "output", "model")
-    texts = [v for name, v in item.options.items() if name not in own and isinstance(v, str)]
-    paths = [Path(os.path.expanduser(text)) for text in texts if text and "\0" not in text]
+    named = {name: value for name, value in item.options.items() if name not in own}
+    paths = [
+        _path_in(name, text)
+        for name, value in named.items()
+        for text in (value if isinstance(value, list) else [value])
+        if isinstance(text, str) and text and "\0" not in text
+    ]
     if item.verb == "storyboard":
         paths += [path for board in [*paths] for path in named_in(board).values()]
     found = {}
@@ -166,6 +171,15 @@ def _inputs_of(item: Item) -> dict[str, Path]:
             if path.exists():
                 found[path.name] = path
     return found
+
+
+def _path_in(name: str, text: str) -> Path:
+    """The path in an option's text."""
+    from sora_cli.weights.lora_arguments import parse_lora
+
+    with suppress(UsageError):
+        return parse_lora(text).path if name == "lora" else Path(os.path.expanduser(text))
+    return Path(text)
 
 
 def _outputs_of(item: Item, output: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+MAX_LENGTH = 1600  # characters of a message; a path of the deepest folders is shorter
+
 
 class ExitCode(IntEnum):
     """What the program returns to the shell; published in docs/reference/cli.md."""
@@ -26,16 +28,21 @@ class SoraError(Exception):
 
     Args:
         message: what went wrong, in one sentence without a full stop; a strange name in it may
-            have line ends, which become spaces.
+            have line ends, which become spaces, and be endless: its middle is left out.
         hint: the next command to try, or the value that would have been right.
     """
 
     exit_code: ExitCode = ExitCode.FAILURE
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        self.message = " ".join(message.splitlines())
+        self.message = _line(message)
         super().__init__(self.message)
-        self.hint = hint
+        self.hint = None if hint is None else _line(hint)
+
+
+def _line(text: str) -> str:
+    line = " ".join(text.splitlines())
+    return line if len(line) <= MAX_LENGTH else f"{line[:1000]} … {line[-500:]}"
 
 
 class UsageError(SoraError):

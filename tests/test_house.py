@@ -122,6 +122,14 @@ def test_changelog_has_this_version() -> None:
     assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
+def test_reliability_names_tests_that_are_there() -> None:
+    """Its matrix promises a test for every fault."""
+    page = (ROOT / "docs" / "reference" / "reliability.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_\w+)`", page))
+    tests = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "tests").glob("test_*.py"))
+    assert len(named) > 30 and named <= set(re.findall(r"^def (test_\w+)", tests, re.MULTILINE))
+
+
 def test_documentation_links_lead_somewhere() -> None:
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
     for page in pages:

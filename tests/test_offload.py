@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sora_cli.bench import offload
 from sora_cli.models.dit import DiT, DiTConfig
 from sora_cli.models.fp8 import Fp8Linear, quantise
 from sora_cli.runtime.offload import BlockStream, streamed
@@ -139,6 +140,61 @@ def test_weights_in_8_bits_pass_through() -> None:
     assert torch.equal(run(dit), wanted)
 
 
+class LateLane:
+    """Copies as late as they may be: only when somebody waits for them, or for a later one.
+
+    Time is counted in calls. What is right here waits for every copy that it reads; and no copy
+    may be asked for that does not come after all that was computed from its slot's last content.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.pending: list[tuple[int, Tensor, Tensor]] = []
+        self.begun: dict[int, int] = {}  # slot → when the computation last began to read it
+
+    def copy(self, target: Tensor, source: Tensor, after: int | None) -> tuple[int, int]:
+        self.now += 1
+        slot = target.data_ptr()
+        if slot in self.begun:
+            assert after is not None and after > self.begun[slot], "written while it is read"
+        self.pending.append((self.now, target, source))
+        return self.now, slot
+
+    def wait(self, copied: tuple[int, int]) -> None:
+        self.now += 1
+        self.begun[copied[1]] = self.now
+        while self.pending and self.pending[0][0] <= copied[0]:
+            _, target, source = self.pending.pop(0)
+            target.copy_(source)
+
+    def mark(self) -> int:
+        self.now += 1
+        return self.now
+
+    def finish(self) -> None:
+        while self.pending:
+            _, target, source = self.pending.pop(0)
+            target.copy_(source)
+
+
+@pytest.mark.parametrize("config", [PLAIN, IMAGE, VACE], ids=["plain", "image", "vace"])
+@pytest.mark.parametrize("resident", [0, 1, 2])
+def test_copies_that_run_beside_the_computation_are_waited_for(
+    config: DiTConfig, resident: int
+) -> None:
+    """The order of events on a device, with every copy as late and as early as it may be."""
+    dit, lane = build(config), LateLane()
+    wanted = [run(dit, seed) for seed in range(3)]
+    blocks = [*dit.vace_blocks, *dit.blocks[resident:]]
+    stream = BlockStream(blocks, CPU, lane)
+    for slot in stream._slots:
+        slot.fill_(0x7F)  # what was there before: numbers that are none
+    assert all(torch.equal(run(dit, seed), wanted[seed]) for seed in range(3))
+    assert len(lane.pending) == (len(blocks) > 2), "the next block is on its way"
+    stream.close()
+    assert torch.equal(run(dit), wanted[0])
+
+
 def test_on_a_cpu_nothing_is_streamed() -> None:
     """Every block is where it computes, so nothing is copied, hooked or changed."""
     dit = build(PLAIN)
@@ -147,3 +203,15 @@ def test_on_a_cpu_nothing_is_streamed() -> None:
         assert stream is None
         assert torch.equal(run(dit), wanted)
     assert not any(module._forward_pre_hooks for module in dit.modules())
+
+
+def test_the_measurement_runs_small_on_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every placement gives the same bits, and is reported; on a card the same code is timed."""
+    words = ["--device", "cpu", "--model", "1.3b-480p", "--scale", "0.1", "--rounds", "1"]
+    assert offload.main([*words, "--dtype", "float32"]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if " of 3 |" in line]
+    assert [row.split()[1] for row in rows] == ["3", "2", "1", "0"]
+    assert all(row.endswith("| same |") for row in rows)
+    for wrong in (["--model", "x"], ["--rounds", "0"], ["--scale", "2"]):
+        assert offload.main([*words, *wrong]) == 2
+        assert "hint: " in capsys.readouterr().err

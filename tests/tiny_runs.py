@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from sora_cli.cli.main import main
 from sora_cli.media import ffmpeg
@@ -59,6 +62,19 @@ def moving_folder(folder: Path, count: int = 9) -> np.ndarray:
     for number, frame in enumerate(frames, 1):
         Image.fromarray(frame).save(folder / f"{number:06d}.png")
     return frames
+
+
+def style(path: Path, *, seed: int = 1) -> Path:
+    """A LoRA of the embedded model that changes one matrix."""
+    folder = store.locate("tiny").folder
+    assert folder is not None
+    config = json.loads((folder / "transformer" / "config.json").read_text())
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    generator = torch.Generator().manual_seed(seed)
+    down, up = (torch.randn(s, generator=generator) / 4 for s in ((2, width), (width, 2)))
+    module = "diffusion_model.blocks.0.self_attn.q"
+    save_file({f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": up}, path)
+    return path
 
 
 def copy_of_tiny(target: Path) -> Path:

@@ -62,15 +62,19 @@ def extend(
     stdout and nothing else.
     """
     from sora_cli import app as verbs
+    from sora_cli.pipeline.sidecar import beside
 
     out = options.output_of(context, running)
     target = target_of(video.output, out, making, video, num_videos)
+    clip = clip.expanduser()
+    kept = beside(clip)
     results = verbs.extend(
-        clip.expanduser(),
+        clip,
         request_of(weights, sampling, size, prompt=prompt),
         by=options.duration_of(by),
         to=options.duration_of(to),
         direction=direction,
+        latents=kept if direction != "backward" and kept.is_file() else None,
         target=target,
         observer=out.observe,
     )

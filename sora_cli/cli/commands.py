@@ -27,6 +27,7 @@ from sora_cli.cli.groups import (
     with_groups,
 )
 from sora_cli.cli.output import Output
+from sora_cli.cli.panels import PanelCommand
 
 app = typer.Typer(
     name="sora",
@@ -59,7 +60,7 @@ def root(
     """Make and animate video from the command line, with weights you own."""
 
 
-@app.command()
+@app.command(cls=PanelCommand)
 @with_groups
 def generate(
     context: typer.Context,
@@ -93,7 +94,7 @@ def generate(
     show(out, results, target)
 
 
-@app.command()
+@app.command(cls=PanelCommand)
 @with_groups
 def image(
     context: typer.Context,
@@ -123,7 +124,7 @@ def image(
     show(out, results, target)
 
 
-@app.command()
+@app.command(cls=PanelCommand)
 @with_groups
 def animate(
     context: typer.Context,
@@ -170,11 +171,12 @@ for verb in (
     clips.storyboard,
     clips.upscale,
 ):
-    app.command()(verb)
+    app.command(cls=PanelCommand)(verb)
 
 
-for command in (batch.batch, runs.resume, replay.replay, provenance.verify):
+for command in (batch.batch, runs.resume, provenance.verify):
     app.command()(command)
+app.command(cls=PanelCommand)(replay.replay)
 
 
 @app.command()

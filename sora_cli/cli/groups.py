@@ -81,7 +81,16 @@ class Length:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sampling:
+class Shortcuts:
+    """What makes it faster and changes it; never a default."""
+
+    guidance_interval: options.GuidanceInterval = None
+    step_cache: options.StepCache = None
+    fp8_matmul: options.Fp8Matmul = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling(Shortcuts):
     """How noise becomes a video."""
 
     steps: options.Steps = None
@@ -106,6 +115,7 @@ class Weights:
     quantization: options.Quantization = None
     device: options.Device = None
     dtype: options.Dtype = None
+    compile: options.Compile = False
     memory: options.Memory = None
 
 
@@ -182,10 +192,14 @@ def request_of(
         expand=sampling.expand,
         device=weights.device,
         dtype=weights.dtype,
+        compile=weights.compile,
         loras=tuple(weights.lora or ()),
         vae=_path(weights.vae),
         text_encoder=_path(weights.text_encoder),
         quantization=weights.quantization,
+        guidance_interval=options.interval_of(sampling.guidance_interval),
+        step_cache=sampling.step_cache,
+        fp8_matmul=sampling.fp8_matmul,
         memory=weights.memory,
         needs_prompt=prompt is not None,
     )

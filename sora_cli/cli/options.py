@@ -24,6 +24,8 @@ SamplerChoice = Literal["euler", "unipc", "renoise"]
 SigmaGridChoice = Literal["diffusers", "original"]
 ProgressChoice = Literal["auto", "plain", "json", "none"]
 
+# The heading in help of what is faster and changes the picture.
+SHORTCUTS = "Shortcuts (faster, and not quite the same picture; docs/reference/shortcuts.md)"
 EXAMPLE = 'sora generate "a red ball bounces on the snow at sunset"'
 
 Prompt = Annotated[
@@ -134,6 +136,37 @@ SigmaGrid = Annotated[
 ]
 Shift = Annotated[
     float | None, typer.Option("--shift", help="Shift of the noise levels towards noise.")
+]
+GuidanceInterval = Annotated[
+    str | None,
+    typer.Option(
+        "--guidance-interval", metavar="START:END", rich_help_panel=SHORTCUTS,
+        help="Guide only this part of the steps, 0:0.5 being the first half: the others take half "
+        "the time.",
+    ),
+]  # fmt: skip
+StepCache = Annotated[
+    float | None,
+    typer.Option(
+        "--step-cache", metavar="THRESHOLD", rich_help_panel=SHORTCUTS,
+        help="Do not compute steps whose velocity is predicted to have changed by less than this, "
+        "as 0.1.",
+    ),
+]  # fmt: skip
+Fp8Matmul = Annotated[
+    Literal["ffn"] | None,
+    typer.Option(
+        "--fp8-matmul", rich_help_panel=SHORTCUTS,
+        help="Multiply in 8 bits in the feed-forward layers, on GPUs that can.",
+    ),
+]  # fmt: skip
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Compile the transformer's blocks first: minutes once for a shape, then faster steps; "
+        "kept on disk.",
+    ),
 ]
 Device = Annotated[
     str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:0, mps.")
@@ -280,6 +313,13 @@ def duration_of(duration: str | None) -> float | None:
     from sora_cli.pipeline.units import parse_duration
 
     return None if duration is None else parse_duration(duration)
+
+
+def interval_of(interval: str | None) -> tuple[float, float] | None:
+    """`--guidance-interval` as its two ends."""
+    from sora_cli.pipeline.units import parse_interval
+
+    return None if interval is None else parse_interval(interval)
 
 
 def span_of(start: str | None, stop: str | None) -> tuple[float, float] | None:

@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from sora_cli.cli import options
-from sora_cli.cli.groups import Marks, Running, Weights, kept_marks, with_groups
+from sora_cli.cli.groups import Marks, Running, Shortcuts, Weights, kept_marks, with_groups
+
+SAME = ("model", "vae", "text_encoder", "quantization", "device", "dtype", "memory")
 
 
 @with_groups
@@ -33,6 +35,7 @@ def replay(
     guidance_scale: options.GuidanceScale = None,
     sampler: options.Sampler = None,
     shift: options.Shift = None,
+    shortcuts: Shortcuts,
     weights: Weights,
     force: options.Force = False,
     marks: Marks,
@@ -58,14 +61,12 @@ def replay(
         guidance_scale=guidance_scale,
         sampler=sampler,
         shift=shift,
-        model=weights.model,
+        **{name: getattr(weights, name) for name in SAME},
         loras=tuple(weights.lora) if weights.lora else None,
-        vae=weights.vae,
-        text_encoder=weights.text_encoder,
-        quantization=weights.quantization,
-        device=weights.device,
-        dtype=weights.dtype,
-        memory=weights.memory,
+        guidance_interval=options.interval_of(shortcuts.guidance_interval),
+        step_cache=shortcuts.step_cache,
+        fp8_matmul=shortcuts.fp8_matmul,
+        compile=weights.compile or None,
     )
     for result, comparison in results:
         for line in comparison.say():

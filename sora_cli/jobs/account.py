@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ def recipe(work: Work, seed: int) -> dict[str, Any]:
         "size": list(size_of(work)),
         "fps": fps_of(work),
         "expanded_prompt": " ".join(e.expanded_prompt for e in written) if written else None,
-        "loras": [str(lora) for lora in work.loras],
+        "loras": [str(replace(lora, path=Path(lora.path.name))) for lora in work.loras],
         "device": work.device.device_name,
         "dtype": work.device.dtype_name,
         "device_reason": work.device.reason,
@@ -85,7 +87,24 @@ def _numbers(settings: Settings, seed: int) -> dict[str, Any]:
         "shift": settings.shift,
         "sampler": settings.sampler,
         "sigma_grid": settings.sigma_grid,
+        **_shortcuts(settings),
     }
+
+
+def _shortcuts(settings: Settings) -> dict[str, Any]:
+    """Those that were taken; nothing where everything was computed in full."""
+    said = {
+        "guidance_interval": list(settings.guidance_interval),
+        "step_cache": settings.step_cache,
+        "fp8_matmul": settings.fp8_matmul,
+        "compiled": settings.compile or None,
+    }
+    return {name: value for name, value in said.items() if value not in (None, [0.0, 1.0])}
+
+
+def skipped(work: Work, clock: Clock) -> dict[str, Any]:
+    """Steps of all canvases so far that step caching did not compute."""
+    return {} if work.settings.step_cache is None else {"skipped_steps": clock.skipped}
 
 
 def forecast(work: Work) -> dict[str, Any]:

@@ -204,17 +204,19 @@ def told(name: str, parents: list[Path]) -> dict[str, Any]:
 
     told = {"verb": name, "parents": recipe.parents(*parents)}
     name = f"{parents[0].stem} {name}"
-    return {"name": name, "extra": told, "made_from": tuple(parents)}
+    return {"name": name, "extra": told}
 
 
-def kept_latents(found: Source, installed: Installed, observer: Observer) -> Tensor | None:
+def kept_latents(
+    path: Path | None, found: Source, installed: Installed, observer: Observer
+) -> Tensor | None:
     """What `--keep-latents` left beside a clip, where it fits; a note says what became of it."""
+    if path is None:
+        return None
     from sora_cli.pipeline import sidecar
     from sora_cli.weights.store import identity
 
-    latents, said = sidecar.load(
-        sidecar.beside(found.clip.path), found.settings, found.tail(1), identity(installed)
-    )
+    latents, said = sidecar.load(path, found.settings, found.tail(1), identity(installed))
     if said:
         observer(Event(phase="note", message=said))
     return latents

@@ -115,7 +115,6 @@ class Verb:
     notes: about what was read, for stderr.
     extra: fields of the recipe that this verb adds.
     heard: clips whose sound begins with a segment, by its number.
-    made_from: files that are seen in it or were given to the model.
     given, given_as: pictures [H, W, 3] uint8 for an LLM that sees what the prompt is about.
     """
 
@@ -127,7 +126,6 @@ class Verb:
     notes: tuple[str, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
     heard: tuple[tuple[int, Clip], ...] = ()
-    made_from: tuple[Path, ...] = ()
     given: tuple[np.ndarray, ...] = ()
     given_as: planning.GivenAs | None = None
 
@@ -140,8 +138,11 @@ class Clock:
     phase: str | None = None
     since: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
+    skipped: int = 0  # steps of the finished canvases that were not computed
 
     def __call__(self, event: Event) -> None:
+        if event.finished and event.message is None:
+            self.skipped += event.skipped
         if event.phase not in ("note", self.phase):
             self.enter(event.phase)
         self.observer(event)
@@ -234,6 +235,7 @@ def _plan(
     from sora_cli.runtime.device import choose_device
 
     device = choose_device(request.device, request.dtype)
+    planning.require_fp8_matmuls(settings, device)
     # A verb that works from something encodes up to a whole canvas of it.
     given = settings.chunk_frames if "parents" in verb.extra else 0
     memory, ladder = planning.plan_memory(

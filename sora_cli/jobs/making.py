@@ -32,6 +32,7 @@ def make(
     model = nets.Model(
         spec=work.installed.spec, parts=work.installed.parts, device=work.device.device,
         dtype=work.device.dtype, plan=work.memory, loras=work.loras, cache_dir=cache_dir(),
+        fp8_matmul=work.settings.fp8_matmul, compile=work.settings.compile,
     )  # fmt: skip
     shared = target.shared
     opened = shared.open(model, clock) if shared else nets.Networks(model, clock)
@@ -74,7 +75,7 @@ def _make_one(
     from sora_cli.pipeline.seams import Journal
     from sora_cli.pipeline.timeline import play
 
-    verb, journal = work.verb, Journal()
+    verb, journal, clock.skipped = work.verb, Journal(), 0
     frames = play(
         networks, work.settings, work.segments, seed=seed, output=verb.output,
         closed=verb.closed, journal=journal, keeper=run,
@@ -87,6 +88,7 @@ def _make_one(
             **run.marks,
             **counted.length(work),
             **account.joins(journal),
+            **account.skipped(work, clock),
             **account.measured(clock),
             **provenance.fields(target),
         }
@@ -99,7 +101,7 @@ def _make_one(
         recipe=recipe if target.metadata else None,
         target=target,
         audio=_sound(work),
-        seal=provenance.seal(work, path, target, clock),
+        seal=provenance.seal(work, path, target, run, clock),
     )
     if target.keep_latents:
         notes += _keep_latents(networks, work, path, journal)

@@ -87,6 +87,23 @@ def plan_memory(
         raise DeviceError(error.message, hint=hint) from error
 
 
+def require_fp8_matmuls(settings: Settings, device: DevicePlan) -> None:
+    """Raises DeviceError where `--fp8-matmul` is asked of a device that has no such matmuls."""
+    from sora_cli.models.fp8 import multiplies_fp8
+
+    if settings.fp8_matmul is None:
+        return
+    if not multiplies_fp8(device.device):
+        raise DeviceError(
+            f"{device.device_name} has no fp8 matmuls; GPUs of compute capability 8.9 and up have",
+            hint="leave out --fp8-matmul; --quantization fp8 saves memory everywhere",
+        )
+    if device.dtype_name != "bfloat16":
+        raise DeviceError(
+            f"fp8 matmuls give bfloat16, not {device.dtype_name}", hint="--dtype bfloat16"
+        )
+
+
 def job_shape(
     settings: Settings, spec: ModelSpec, device: DevicePlan, given_frames: int = 0
 ) -> JobShape:

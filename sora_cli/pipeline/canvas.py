@@ -80,6 +80,11 @@ class Canvas:
         """Whether any latent is known."""
         return bool((self.denoise_mask == 0).any())
 
+    @property
+    def made(self) -> Tensor:
+        """[1, 1, T, H or 1, W or 1]: 1 where latents are made, 0 where they are given."""
+        return 1 - self._given().to(self.clean_latents)
+
     def to(self, device: torch.device | str) -> Canvas:
         """The same canvas on another device."""
 

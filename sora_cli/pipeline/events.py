@@ -17,12 +17,14 @@ class Event:
     phase: what is being done, in one word ("load", "expand", "encode", "denoise", "decode",
         "write").
     step, total: `step` of `total` is finished; total 0 means that nobody knows how many.
+    skipped: of these steps, those that were not computed (`pipeline.shortcuts`).
     message: one sentence for a person (a note, a reason), or None.
     """
 
     phase: str
     step: int = 0
     total: int = 0
+    skipped: int = 0
     message: str | None = None
 
     @property

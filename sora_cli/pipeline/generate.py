@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sora_cli.models.dit import DiT
+from sora_cli.models.dit import ContextCache, DiT
 from sora_cli.models.specs import ModelSpec
 from sora_cli.models.vae import VAE
 from sora_cli.pipeline.canvas import Canvas, Conditioning, latents_shape, noise
 from sora_cli.pipeline.conditioning import Encoders, translate
-from sora_cli.pipeline.events import Event
+from sora_cli.pipeline.events import Event, Observer, ignore
 from sora_cli.pipeline.networks import Networks
 from sora_cli.pipeline.request import Settings
 from sora_cli.pipeline.sampler import (
@@ -31,7 +31,9 @@ from sora_cli.pipeline.sampler import (
     make_schedule,
     sample,
 )
+from sora_cli.pipeline.shortcuts import WHOLE, Velocity, every_step, guided_steps, step_cache
 from sora_cli.pipeline.tiles import cut, tiled
+from sora_cli.pipeline.transfer import to_host
 
 # Latents (batch × grid) up to which both halves of guidance go through the network in one call:
 # beyond it a second batch of activations costs memory and saves no time.
@@ -121,13 +123,16 @@ def make_video_latents(
     canvas = canvas.to(device)
     state = keeper.recall(name) if keeper else None
     state = begin(start, canvas, schedule, seed) if state is None else state.to(device)
-    total = len(schedule.timesteps)
+    total, parts = len(schedule.timesteps), _experts(networks.model.spec, settings, schedule)
+    velocity_at = _velocity_at(settings, canvas, schedule, [stop for *_, stop in parts])
 
     def keep(state: SamplerState) -> None:
         if keeper:
             keeper.keep(name, state, total)
 
-    for part, scale, stop in _experts(networks.model.spec, settings, schedule):
+    if state.step == total and state.skipped:  # made before; else the last step tells
+        observer(Event(phase="denoise", step=total, total=total, skipped=state.skipped))
+    for part, scale, stop in parts:
         if state.step >= stop:
             continue
         with networks.transformer(part) as dit:
@@ -139,7 +144,8 @@ def make_video_latents(
                 schedule,
                 noise=start,
                 sampler=settings.sampler,
-                guidance=_guidance(dit, texts, canvas, start, scale),
+                guidance=_guidance(dit, texts, canvas, start, scale, _guided(settings, total)),
+                velocity_at=velocity_at,
                 stop=stop,
                 observer=observer,
                 keep=keep,
@@ -176,6 +182,23 @@ def _experts(
     return [("transformer", scale, high), ("transformer_2", low_scale, total)]
 
 
+def _guided(settings: Settings, total: int) -> range | None:
+    """The steps that are guided; None: all."""
+    interval = settings.guidance_interval
+    return None if interval == WHOLE else guided_steps(interval, total)
+
+
+def _velocity_at(
+    settings: Settings, canvas: Canvas, schedule: Schedule, stops: Sequence[int]
+) -> Velocity:
+    """How a step comes by its velocity. stops: where another expert goes on, and the end."""
+    if settings.step_cache is None:
+        return every_step
+    guided = _guided(settings, len(schedule.timesteps))
+    changes = {*stops} if guided is None else {*stops, guided.start, guided.stop}
+    return step_cache(settings.step_cache, schedule.sigmas, canvas.made, frozenset(changes))
+
+
 def as_model(
     dit: DiT, canvas: Canvas, tile: tuple[int, int] | None = None
 ) -> Callable[[Tensor, Tensor, object], Tensor]:
@@ -206,8 +229,9 @@ def as_model(
 
 @torch.no_grad()
 def make_latents(
-    dit: DiT, texts: Texts, canvas: Canvas, noise: Tensor, settings: Settings
-) -> Tensor:
+    dit: DiT, texts: Texts, canvas: Canvas, noise: Tensor, settings: Settings,
+    observer: Observer = ignore,
+) -> Tensor:  # fmt: skip
     """Denoise a batch of canvases of one layout with one transformer.
 
     Args:
@@ -218,19 +242,23 @@ def make_latents(
     Returns:
         normalised latents [B, C, T, H, W] fp32.
     """
-    canvas = canvas.to(noise.device)
+    canvas, schedule = canvas.to(noise.device), schedule_of(settings)
+    guided = _guided(settings, len(schedule.timesteps))
     return sample(
-        as_model(dit, canvas), noise, canvas, schedule_of(settings), sampler=settings.sampler,
-        guidance=_guidance(dit, texts, canvas, noise, settings.guidance_scale),
+        as_model(dit, canvas), noise, canvas, schedule, sampler=settings.sampler,
+        guidance=_guidance(dit, texts, canvas, noise, settings.guidance_scale, guided),
+        velocity_at=_velocity_at(settings, canvas, schedule, ()), observer=observer,
     )  # fmt: skip
 
 
 @torch.no_grad()
-def _guidance(dit: DiT, texts: Texts, canvas: Canvas, noise: Tensor, scale: float) -> Guidance:
+def _guidance(
+    dit: DiT, texts: Texts, canvas: Canvas, noise: Tensor, scale: float, steps: range | None
+) -> Guidance:
     """The texts as the blocks read them: one double batch while memory allows, else two."""
     pictures = canvas.pictures
 
-    def prepare(context: Tensor) -> object:
+    def prepare(context: Tensor) -> ContextCache:
         shown = None if pictures is None else pictures.expand(context.shape[0], -1, -1)
         return dit.prepare_context(context.to(noise.device), shown)
 
@@ -238,10 +266,12 @@ def _guidance(dit: DiT, texts: Texts, canvas: Canvas, noise: Tensor, scale: floa
         return Guidance(context=prepare(texts.context))
     if noise[:, 0].numel() <= BATCHED_GUIDANCE_TOKENS:
         both = prepare(torch.cat([texts.context, texts.negative]))
-        return Guidance(context=None, batched_context=both, scale=scale)
+        context = both.rows(len(texts.context))
+        return Guidance(context=context, batched_context=both, scale=scale, steps=steps)
     return Guidance(
-        context=prepare(texts.context), negative_context=prepare(texts.negative), scale=scale
-    )
+        context=prepare(texts.context), negative_context=prepare(texts.negative), scale=scale,
+        steps=steps,
+    )  # fmt: skip
 
 
 def encode_frames(networks: Networks, video: Tensor) -> Tensor:
@@ -262,14 +292,18 @@ def decode_frames(networks: Networks, latents: Tensor) -> Iterator[np.ndarray]:
     def told(done: int, total: int) -> None:
         observer(Event(phase="decode", step=done, total=total))
 
-    with networks.vae(exact=False) as vae:
+    def decoded(vae: VAE) -> Iterator[Tensor]:
         told(0, total)
-        latents = latents.to(next(vae.parameters()).dtype)
-        for step, chunk in enumerate(_stream(vae, latents, tile, told), start=1):
-            frames = ((chunk[0].float() / 2 + 0.5) * 255).round().to(torch.uint8)  # [3, t, H, W]
+        moved = latents.to(next(vae.parameters()).dtype)
+        for step, chunk in enumerate(_stream(vae, moved, tile, told), start=1):
+            pixels = (chunk[0].float() / 2).add_(0.5).mul_(255).round_()  # [3, t, H, W]
+            frames = pixels.to(torch.uint8)
             if tile is None:  # tiles tell of themselves
                 told(step, total)
-            yield frames.permute(1, 2, 3, 0).cpu().numpy()
+            yield frames.permute(1, 2, 3, 0)
+
+    with networks.vae(exact=False) as vae:
+        yield from to_host(decoded(vae))
 
 
 def _stream(

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sora_cli.models import fused
 from sora_cli.models.dit import DiT
 from sora_cli.models.specs import ModelSpec
 from sora_cli.models.text_encoder import TextEncoder, Tokenizer
@@ -22,6 +23,7 @@ from sora_cli.models.vae import VAE
 from sora_cli.pipeline.events import Event, Observer, ignore
 from sora_cli.pipeline.prompt import clean_text
 from sora_cli.pipeline.remember import Context, context_memory
+from sora_cli.pipeline.request import Fp8Layers
 from sora_cli.runtime.memory import return_large_blocks
 from sora_cli.runtime.plan import MemoryPlan
 from sora_cli.weights import load
@@ -44,6 +46,8 @@ class Model:
     plan: how the networks share the memory.
     loras: changes to the transformers' weights, merged when they load.
     cache_dir: where contexts are remembered; None remembers nothing.
+    fp8_matmul: layers of the transformers that multiply in 8 bits, as in `Settings`.
+    compile: the transformers' blocks are compiled, unless they pass through the device.
     """
 
     spec: ModelSpec
@@ -53,6 +57,8 @@ class Model:
     plan: MemoryPlan
     loras: tuple[Lora, ...] = ()
     cache_dir: Path | None = None
+    fp8_matmul: Fp8Layers | None = None
+    compile: bool = False
 
 
 class Networks:
@@ -98,9 +104,14 @@ class Networks:
             lambda: load.dit(
                 model.parts[part], device=model.device, dtype=model.dtype, loras=loras,
                 storage=model.plan.storage, place=model.plan.placement,
+                fp8_matmul=model.fp8_matmul, compile=model.compile,
             ),
         ) as dit:  # fmt: skip
-            yield dit
+            try:
+                yield dit
+            finally:
+                for sentence in fused.take_notes():
+                    self.observer(Event(phase="note", message=sentence))
 
     @contextmanager
     def vae(self, *, exact: bool) -> Iterator[VAE]:
@@ -167,6 +178,7 @@ class Networks:
                 model.parts["text_encoder"], device=device, dtype=model.dtype
             ),
         ) as encoder:
+            self.observer(Event(phase="encode"))  # loading is over
             # One by one: a batch's padding would change the last bits of the shorter prompt.
             for prompt in prompts:
                 _, mask = tokenizer.encode([clean_text(prompt)], text_len + 1)

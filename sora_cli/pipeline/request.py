@@ -13,7 +13,7 @@ import secrets
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import Literal, TypeVar, get_args
 
 from sora_cli.errors import UsageError
 from sora_cli.models.specs import ModelSpec, SamplerName, SigmaGrid
@@ -26,6 +26,8 @@ MAX_STEPS = 1000  # one for each timestep the models were trained with
 MAX_FPS = 1000.0
 
 T = TypeVar("T")
+D = TypeVar("D")
+Fp8Layers = Literal["ffn"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +38,8 @@ class Request:
     guidance_scale_2: of a second expert. expand: None = as the model does by default.
     references: pictures that say how things look. loras: as typed, [high:|low:]PATH[=SCALE].
     vae, text_encoder: for a model in a single file.
+    guidance_interval, step_cache, fp8_matmul: shortcuts, as in `Settings`.
+    compile: the transformer's blocks are compiled before they run.
     memory: "auto", "low" or gigabytes. needs_prompt: False where something else says what is to be
     seen.
     """
@@ -65,6 +69,10 @@ class Request:
     vae: Path | None = None
     text_encoder: Path | None = None
     quantization: str | None = None
+    guidance_interval: tuple[float, float] | None = None
+    step_cache: float | None = None
+    fp8_matmul: str | None = None
+    compile: bool = False
     memory: str | None = None
     needs_prompt: bool = True
 
@@ -79,6 +87,11 @@ class Settings:
     fixed_sigmas: a few-step model's noise levels instead of the grid.
     tile: (width, height) of what the transformer sees at once; None = the whole frame.
     begin_at: the noise level at which a canvas begins; below 1, something stands on it already.
+    guidance_interval: the part of the steps that is guided, the others go by the prompt alone.
+    step_cache: a step's velocity is drawn from those before while it is predicted to have changed
+        by less than this; None = every step is computed.
+    fp8_matmul: layers that multiply in 8 bits: "ffn", the feed-forward ones.
+    compile: the transformer's blocks are compiled.
     """
 
     prompt: str
@@ -100,6 +113,10 @@ class Settings:
     expand: bool
     tile: tuple[int, int] | None = None
     begin_at: float = 1.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    step_cache: float | None = None
+    fp8_matmul: Fp8Layers | None = None
+    compile: bool = False
 
     @property
     def duration(self) -> float:
@@ -151,7 +168,12 @@ def resolve(request: Request, spec: ModelSpec) -> tuple[Settings, list[str]]:
         fixed_sigmas=_fixed_sigmas(request, spec),
         seed=_whole("--seed", request.seed, secrets.randbelow(2**32), least=0, most=MAX_SEED),
         expand=_default(request.expand, spec.expand),
+        guidance_interval=_guidance_interval(request),
+        step_cache=_number("--step-cache", request.step_cache, 0.0, least=0, most=1) or None,
+        fp8_matmul=_choice("--fp8-matmul", request.fp8_matmul, None, get_args(Fp8Layers)),
+        compile=request.compile,
     )
+    _refuse_vain_shortcuts(request, settings)
     return settings, size_notes + length_notes
 
 
@@ -170,6 +192,32 @@ def _low_noise_scale(request: Request, spec: ModelSpec) -> float | None:
     default = spec.guidance_scale_2 if request.guidance_scale is None else request.guidance_scale
     default = spec.guidance_scale if default is None else default
     return _number("--guidance-scale-2", request.guidance_scale_2, default, least=0)
+
+
+def _guidance_interval(request: Request) -> tuple[float, float]:
+    """The part of the steps that is guided. Raises UsageError where it is no part of them."""
+    start, end = request.guidance_interval or (0.0, 1.0)
+    if not 0 <= start < end <= 1:
+        raise UsageError(
+            f"--guidance-interval must be two rising numbers from 0 to 1, not {start}:{end}"[:200],
+            hint="to guide the first half of the steps: --guidance-interval 0:0.5",
+        )
+    return float(start), float(end)
+
+
+def _refuse_vain_shortcuts(request: Request, settings: Settings) -> None:
+    """Raises UsageError for a shortcut that has nothing to leave out, or nothing to go by."""
+    scales = {settings.guidance_scale, settings.guidance_scale_2}
+    if request.guidance_interval and scales <= {1, None}:
+        raise UsageError(
+            "--guidance-interval has nothing to leave out: guidance is off at scale 1",
+            hint="leave out --guidance-interval",
+        )
+    if settings.step_cache and settings.sampler == "renoise":
+        raise UsageError(
+            "--step-cache cannot be used with --sampler renoise: its steps begin from new noise",
+            hint="leave out --step-cache",
+        )
 
 
 def _fixed_sigmas(request: Request, spec: ModelSpec) -> tuple[float, ...] | None:
@@ -319,7 +367,7 @@ def _whole(
     )
 
 
-def _choice(flag: str, value: str | None, default: T, names: tuple[T, ...]) -> T:
+def _choice(flag: str, value: str | None, default: D, names: tuple[T, ...]) -> T | D:
     """One of the names that the flag allows."""
     if value is None:
         return default

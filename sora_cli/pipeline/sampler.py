@@ -11,6 +11,7 @@ import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from sora_cli.models.specs import SamplerName, SigmaGrid
 from sora_cli.pipeline.canvas import Canvas
 from sora_cli.pipeline.events import Event, Observer, ignore
+from sora_cli.pipeline.shortcuts import Computed, Velocity, every_step
 
 NUM_TRAIN_TIMESTEPS = 1000
 
@@ -54,12 +56,18 @@ class Guidance:
     negative_context: the negative prompt's; None only with scale 1.
     batched_context: both, as a batch [context; negative_context]: then the model is called once
         on two rows instead of twice on one. Faster while memory lasts.
+    steps: those that are guided, the others go by the prompt alone; None = all.
     """
 
     context: Any
     negative_context: Any = None
     batched_context: Any = None
     scale: float = 1.0
+    steps: range | None = None
+
+    def at(self, step: int) -> Guidance:
+        """What holds at a step."""
+        return self if self.steps is None or step in self.steps else replace(self, scale=1.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +78,7 @@ class SamplerState:
     corrected: UniPC's latents at sigmas[step - 1], after its corrector.
     denoised: predictions of x0 at the steps before, newest last; as many as the sampler needs.
     seed: of the noise that "renoise" draws at each step.
+    computed: the last step that was computed, where later ones may use it again (`shortcuts`).
     """
 
     latents: Tensor
@@ -77,6 +86,12 @@ class SamplerState:
     corrected: Tensor | None = None
     denoised: tuple[Tensor, ...] = ()
     seed: int = 0
+    computed: Computed | None = None
+
+    @property
+    def skipped(self) -> int:
+        """Steps so far that used the velocity of an earlier one."""
+        return 0 if self.computed is None else self.computed.skipped
 
     def to(self, device: torch.device | str) -> SamplerState:
         """The same state on another device."""
@@ -85,6 +100,7 @@ class SamplerState:
             latents=self.latents.to(device),
             corrected=None if self.corrected is None else self.corrected.to(device),
             denoised=tuple(tensor.to(device) for tensor in self.denoised),
+            computed=None if self.computed is None else self.computed.to(device),
         )
 
 
@@ -234,6 +250,7 @@ def denoise(
     noise: Tensor,
     sampler: SamplerName,
     guidance: Guidance,
+    velocity_at: Velocity = every_step,
     stop: int | None = None,
     observer: Observer = ignore,
     keep: Callable[[SamplerState], None] | None = None,
@@ -246,6 +263,7 @@ def denoise(
         model: latents, timesteps, context → velocity; it casts to its own dtype.
         state: from `begin`, or a later one of the same run.
         noise: what the run began with, [B, C, T, H, W] fp32, on the model's device, as the canvas.
+        velocity_at: computes each step's velocity, or finds that an earlier one will do.
         stop: the step to stop before; None = the end.
         observer: hears of every finished step (phase "denoise").
         keep: gets every state after its step, to write it down.
@@ -257,12 +275,13 @@ def denoise(
     while state.step < (total if stop is None else stop):
         sigmas, step = schedule.sigmas, state.step
         timesteps = canvas.timesteps(schedule.timesteps[step], batch=noise.shape[0])
-        velocity = predict(model, state.latents, timesteps, guidance)
-        state = advance(state, velocity, sigmas)
+        compute = partial(predict, model, state.latents, timesteps, guidance.at(step))
+        velocity, computed = velocity_at(compute, state.computed, step)
+        state = advance(replace(state, computed=computed), velocity, sigmas)
         state = replace(state, latents=canvas.hold(state.latents, sigmas[state.step], noise))
         if keep is not None:
             keep(state)
-        observer(Event(phase="denoise", step=state.step, total=total))
+        observer(Event(phase="denoise", step=state.step, total=total, skipped=state.skipped))
     return state
 
 
@@ -274,13 +293,14 @@ def sample(
     *,
     sampler: SamplerName,
     guidance: Guidance,
+    velocity_at: Velocity = every_step,
     observer: Observer = ignore,
 ) -> Tensor:
     """`denoise` from beginning to end with one model: the normalised latents."""
     state = begin(noise, canvas, schedule)
     state = denoise(
         model, state, canvas, schedule, noise=noise, sampler=sampler, guidance=guidance,
-        observer=observer,
+        velocity_at=velocity_at, observer=observer,
     )  # fmt: skip
     return state.latents
 

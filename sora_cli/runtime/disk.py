@@ -32,6 +32,12 @@ def write_whole(path: Path, content: bytes, *, lasting: bool = True) -> None:
         sync_folder(path.parent)
 
 
+def sync(path: Path) -> None:
+    """Bring what a file holds onto the disk. Raises OSError."""
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Bring a folder's names onto the disk, where the system can (not on Windows)."""
     with suppress(OSError):
