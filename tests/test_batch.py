@@ -26,7 +26,7 @@ from sora_cli.media import recipe as recipes
 from sora_cli.pipeline.events import Event
 from sora_cli.runs import folders
 from sora_cli.weights import load
-from tests.tiny_runs import frames_of, names_in
+from tests.tiny_runs import frames_of, names_in, style
 
 Capture = pytest.CaptureFixture[str]
 SORA = "from sora_cli.cli.main import run; run()"
@@ -208,10 +208,19 @@ def test_an_input_that_has_changed_makes_its_item_anew(here: Path, capsys: Captu
     assert sum("made again, because red.png has changed" in line for line in notes) == 2
     after = [(here / path).read_bytes() for path in ("a.mkv", "b.mkv")]
     assert before[0] != after[0] and before[1] != after[1]
+    style(here / "s.safetensors")
+    styled = {**BALL, "lora": ["s.safetensors=0.5"], "output": "c.mkv"}
+    name = write([animated, board, styled])
+    assert run(capsys, name, "--resume")[0] == 0
+    code, told, _ = run(capsys, name, "--resume")
+    assert (code, [item.get("skipped") for item in told]) == (0, [True, True, True])
+    style(here / "s.safetensors", seed=2)
+    code, told, _ = run(capsys, name, "--resume")
+    assert (code, [item.get("skipped") for item in told]) == (0, [True, True, None])
     # What is gone cannot be made from, and what was made of it stays.
     (here / "red.png").unlink()
     code, told, _ = run(capsys, name, "--resume")
-    assert (code, [item.get("skipped") for item in told]) == (0, [True, True])
+    assert (code, [item.get("skipped") for item in told]) == (0, [True, True, True])
 
 
 def test_another_output_of_that_name_is_not_taken_for_the_items(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from PIL import Image
 
 from sora_cli import app
 from sora_cli.cli.main import main
@@ -25,7 +26,7 @@ from sora_cli.pipeline.request import Request
 from sora_cli.runs.folders import runs_dir
 from tests.certificates import pair
 from tests.clips import made, moving, x264
-from tests.tiny_runs import PROMPT, SMALL, frames_of, generate, names_in, script
+from tests.tiny_runs import PROMPT, SMALL, frames_of, generate, names_in, script, style
 
 QUIET = ("--progress", "none")
 # What two runs of one call may differ in.
@@ -145,6 +146,36 @@ def test_a_clip_that_is_continued(here: Path, capsys: Capture) -> None:
     assert main(["verify", "made-on.mp4", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)["signature"]["ingredients"]
     assert told == [{"name": "made.mp4", "relation": "parentOf", "signature": "valid"}]
+
+
+def test_what_was_given_to_the_model_is_named(here: Path) -> None:
+    """A mask, a LoRA, latents beside a clip; each of a storyboard's files once."""
+    assert generate("-o", "made.mp4", "--keep-latents", *QUIET) == 0
+    Image.new("RGB", (64, 64), (255, 255, 255)).save(here / "mask.png")
+    style(here / "style.safetensors")
+    how = ["--steps", "1", "--no-expand", "--seed", "1", "--sign", *QUIET]
+    lora = ["--lora", "style.safetensors", "0.5"]
+    words = ["edit", "made.mp4", "a ball", "--mask", "mask.png", *lora, *how, "-o", "a.mp4"]
+    assert main(words) == 0
+    assert provenance_check.check(here / "a.mp4").ingredients == (
+        ("made.mp4", "parentOf", "none"),
+        ("mask.png", "inputTo", "none"),
+        ("style.safetensors", "inputTo", "none"),
+    )
+    assert main(["extend", "made.mp4", "on", "--by", "0.4s", *how, "-o", "b.mp4"]) == 0
+    assert provenance_check.check(here / "b.mp4").ingredients == (
+        ("made.mp4", "parentOf", "none"),
+        ("made.mp4.latents.safetensors", "inputTo", "none"),
+    )
+    shots = '[[shot]]\nclip = "made.mp4"\n[[shot]]\nimage = "mask.png"\nduration = "0.4s"\n'
+    (here / "board.toml").write_text(f'{shots}[[shot]]\nclip = "made.mp4"\n')
+    assert main(["storyboard", "board.toml", *lora, *how, "-o", "c.mp4"]) == 0
+    assert provenance_check.check(here / "c.mp4").ingredients == (
+        ("board.toml", "inputTo", "none"),
+        ("made.mp4", "componentOf", "none"),
+        ("mask.png", "inputTo", "none"),
+        ("style.safetensors", "inputTo", "none"),
+    )
 
 
 def test_all_made_believes_recipes_and_no_silence() -> None:

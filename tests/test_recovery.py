@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,12 @@ from sora_cli.cli.main import main
 from sora_cli.cli.output import Output
 from sora_cli.media import recipe as recipes
 from sora_cli.models.dit import DiT
+from sora_cli.models.text_encoder import TextEncoder
+from sora_cli.models.vae import Decoder
 from sora_cli.pipeline.events import Event
 from sora_cli.runs import folders
 from sora_cli.runtime import plan
+from sora_cli.runtime.paths import cache_dir
 from tests.tiny_runs import EAGER, PROMPT, SMALL, SORA, frames_of, generate, names_in
 
 Capture = pytest.CaptureFixture[str]
@@ -73,6 +79,24 @@ def test_a_state_folder_that_is_read_only(here: Path, own_folders: Path, capsys:
     assert "note: unfinished work cannot be kept in " in capsys.readouterr().err
 
 
+def test_a_full_cache_is_no_reason_to_fail(here: Path, own_folders: Path) -> None:
+    """What would be remembered does not fit, nor stays a part of it; the video is made."""
+    words = ["--size", "64x64", "--num-frames", "5", "--steps", "1", "--expand", "--seed", "1"]
+    assert main(["generate", PROMPT, *words, "-o", "a.mp4", "--progress", "none"]) == 0
+    sizes = [path.stat().st_size for path in cache_dir().rglob("*") if path.is_file()]
+    abandoned = next(path.parent for path in cache_dir().rglob("*") if path.is_file()) / "x.7.tmp"
+    shutil.rmtree(cache_dir())
+    abandoned.parent.mkdir(parents=True)
+    abandoned.touch()  # of a process that was killed, a day ago
+    os.utime(abandoned, (time.time() - 86400,) * 2)
+    large = max(sizes)
+    assert large > (here / "a.mp4").stat().st_size, "else the output would not fit either"
+    done = limited("b.mp4", large - 1, *words)
+    assert done.returncode == 0, done.stderr
+    left = [path for path in cache_dir().rglob("*") if path.is_file()]
+    assert len(left) < len(sizes) and not [path for path in left if path.suffix == ".tmp"]
+
+
 @pytest.mark.slow
 def test_ffmpeg_that_dies_is_resumed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its process is killed when half of the frames have been sent."""
@@ -96,17 +120,19 @@ def test_ffmpeg_that_dies_is_resumed(here: Path, monkeypatch: pytest.MonkeyPatch
 # ---------------------------------------------------------------- memory
 
 
-def failing(monkeypatch: pytest.MonkeyPatch, calls: set[int]) -> list[int]:
-    """A transformer whose allocations fail at these calls; returns the count of calls."""
-    forward, count = DiT.forward, [0]
+def failing(
+    monkeypatch: pytest.MonkeyPatch, calls: set[int], part: type[torch.nn.Module] = DiT
+) -> list[int]:
+    """A network whose allocations fail at these calls; returns the count of calls."""
+    forward, count = part.forward, [0]
 
-    def fails(self: DiT, *arguments: Any, **named: Any) -> torch.Tensor:
+    def fails(self: torch.nn.Module, *arguments: Any, **named: Any) -> torch.Tensor:
         count[0] += 1
         if count[0] in calls:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return forward(self, *arguments, **named)
 
-    monkeypatch.setattr(DiT, "forward", fails)
+    monkeypatch.setattr(part, "forward", fails)
     return count
 
 
@@ -128,6 +154,21 @@ def test_out_of_memory_goes_on_with_less(
         recipes.read(here / "a.mkv")["memory_plan"]
         != recipes.read(here / "whole.mkv")["memory_plan"]
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", [TextEncoder, Decoder], ids=["encode", "decode"])
+def test_out_of_memory_in_another_phase(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, part: type[torch.nn.Module]
+) -> None:
+    """Before there is a state, and when all of them are done: the same frames."""
+    assert generate("-o", "whole.mkv") == 0
+    shutil.rmtree(cache_dir(), ignore_errors=True)  # it remembers how the prompt is encoded
+    with monkeypatch.context() as patch:
+        count = failing(patch, {1}, part)
+        assert generate("-o", "a.mkv") == 0
+    assert count[0] > 1 and "out of memory: going on with less" in capsys.readouterr().err
+    assert np.array_equal(frames_of(here / "a.mkv"), frames_of(here / "whole.mkv"))
 
 
 @pytest.mark.slow

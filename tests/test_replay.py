@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from PIL import Image
 from sora_cli.cli.main import main
 from sora_cli.errors import SoraError, UsageError
 from sora_cli.media import recipe as recipes
+from sora_cli.pipeline.request import Request
 from sora_cli.runs import replay
-from tests.tiny_runs import PROMPT, SMALL, generate
+from sora_cli.runs.calls import Call, fingerprint
+from tests.tiny_runs import PROMPT, SMALL, generate, style
 
 Capture = pytest.CaptureFixture[str]
 QUIET = ("--progress", "none")
@@ -96,6 +99,59 @@ def test_what_a_clip_was_made_from_is_found_by_its_hash(
     assert main(["replay", "a.mkv"]) == 2
 
 
+def test_latents_beside_a_clip_that_are_gone_are_said(here: Path, capsys: Capture) -> None:
+    """An extension from a sidecar is another one than from the clip's frames."""
+    assert generate("-o", "a.mp4", "--keep-latents", "--crf", "40", *QUIET) == 0
+    words = ["extend", "a.mp4", "on", "--by", "1s", "--steps", "1", "--no-expand", "--seed", "1"]
+    assert main([*words, "-o", "b.mkv", *QUIET]) == 0
+    beside = here / "a.mp4.latents.safetensors"
+    assert recipes.read(here / "b.mkv")["arguments"]["latents"]["name"] == beside.name
+    said = replayed(capsys, "b.mkv")
+    assert said["differs"] == {} and said["frames"]["identical"]
+    beside.rename(here.parent / "kept")
+    assert main(["replay", "b.mkv", *QUIET]) == 0
+    said = capsys.readouterr().err
+    assert f"note: latents: {beside.name} (" in said and "), now none\n" in said
+    assert "note: the latents beside the clip are gone: its frames were encoded again\n" in said
+    said = replayed(capsys, "b.mkv", "-o", "c.mkv")
+    assert set(said["differs"]) == {"latents"} and not said["frames"]["identical"]
+    # Known by what they hold, wherever they are; and one made without any stays so.
+    assert replayed(capsys, "b.mkv", "--input", here.parent / "kept")["differs"] == {}
+    assert main([*words, "-o", "d.mkv", *QUIET]) == 0
+    (here.parent / "kept").rename(beside)
+    said = replayed(capsys, "d.mkv")
+    assert said["differs"] == {} and said["frames"]["identical"]
+
+
+def test_another_lora_of_the_same_name_is_said(here: Path, capsys: Capture) -> None:
+    style(here / "style.safetensors")
+    assert generate("--lora", here / "style.safetensors", "0.5", "-o", "a.mkv", *QUIET) == 0
+    recipe = recipes.read(here / "a.mkv")
+    assert recipe["loras"] == ["style.safetensors=0.5"] and str(here) not in json.dumps(recipe)
+    assert main(["replay", "a.mkv"]) == 2
+    assert "was made with LoRAs: style.safetensors=0.5" in capsys.readouterr().err
+    lora = ["--lora", "style.safetensors=0.5"]
+    said = replayed(capsys, "a.mkv", *lora)
+    assert said["differs"] == {} and said["frames"]["identical"]
+    style(here / "style.safetensors", seed=2)
+    said = replayed(capsys, "a.mkv", *lora)
+    assert set(said["differs"]) == {"lora 1"} and not said["frames"]["identical"]
+
+
+def test_references_are_found_by_their_hashes(here: Path) -> None:
+    """Pictures of how things look belong to the request; their order is that of the recipe."""
+    known = {}
+    for number, name in ((1, "b.png"), (2, "a.png")):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(here / name)
+        known[f"reference {number}"] = {"name": name, "sha256": fingerprint(here / name)}
+    recipe = {**GOOD, "inputs": known}
+    call = replay.call_of(recipe, here / "x.mkv")
+    assert call.request.references == (str(here / "b.png"), str(here / "a.png"))
+    (here / "a.png").unlink()
+    with pytest.raises(UsageError, match="the reference 2 that x.mkv was made from"):
+        replay.call_of(recipe, here / "x.mkv")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", ["extend", "loop", "connect", "edit"])
 def test_clips_are_made_again(here: Path, capsys: Capture, verb: str) -> None:
@@ -152,6 +208,7 @@ GOOD = {
     "guidance_scale": 4.0, "shift": 3.0, "sampler": "euler", "sigma_grid": "diffusers",
     "device": "cpu", "dtype": "float32", "verb": "generate",
 }  # fmt: skip
+TABLES = ("arguments", "inputs", "loras", "parents", "crf")
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: (
@@ -162,9 +219,7 @@ JSON = st.recursive(
 )
 
 
-@given(
-    changes=st.dictionaries(st.sampled_from([*GOOD, "arguments", "loras", "parents", "crf"]), JSON)
-)
+@given(changes=st.dictionaries(st.sampled_from([*GOOD, *TABLES]), JSON))
 @settings(max_examples=150, deadline=None)
 def test_no_recipe_gives_anything_but_a_call_or_an_error(changes: dict[str, Any]) -> None:
     """And never a path: not as the model, not as an input, not as a LoRA."""
@@ -194,6 +249,23 @@ def test_no_recipe_gives_anything_but_a_call_or_an_error(changes: dict[str, Any]
 def test_no_path_is_taken_from_a_recipe(here: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         replay.call_of({**GOOD, **changes}, here / "a.mkv")
+
+
+@pytest.mark.parametrize(
+    ("verb", "changes"),
+    [
+        ("animate", {"image": 3}), ("animate", {"image": "a.png"}), ("animate", {"fit": "round"}),
+        ("extend", {"by": "1s"}), ("extend", {"by": math.nan}), ("extend", {"direction": "up"}),
+        ("extend", {"to": 10**400}), ("extend", {"by": True}), ("edit", {"between": (1.0,)}),
+        ("edit", {"between": (0, math.inf)}), ("edit", {"mask": 0}), ("upscale", {"scale": None}),
+    ],
+)  # fmt: skip
+def test_an_argument_of_another_kind_is_refused(verb: str, changes: dict[str, Any]) -> None:
+    """Before the verb sees it: JSON holds what no verb expects."""
+    paths = {"image": Path("a.png")} if verb == "animate" else {"clip": Path("a.mkv")}
+    call = Call(verb=verb, arguments={"request": Request(prompt="a"), **paths, **changes})
+    with pytest.raises(ValueError, match=f"{next(iter(changes))} of {verb} is something else"):
+        call.start()
 
 
 @pytest.mark.parametrize("verb", ["info", "os.system", "__init__", "expand"])

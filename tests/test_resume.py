@@ -275,6 +275,25 @@ def test_a_changed_input_is_one_clear_error(here: Path, capsys: Capture) -> None
     assert main(["resume"]) == 0
 
 
+def test_latents_beside_a_clip_are_an_input_of_its_run(here: Path, capsys: Capture) -> None:
+    """Without them the clip's end would be encoded again: other bits, and nobody would know."""
+    assert generate("-o", "a.mkv", "--keep-latents", "--progress", "none") == 0
+    words = ["extend", "a.mkv", "on", "--by", "1s", "--steps", "2", "--no-expand", "--seed", "1"]
+    words += ["--progress", "none"]
+    assert main([*words, "-o", "whole.mkv"]) == 0
+    again = [*words, "--keep-latents", "-o", "b.mkv"]
+    assert main(again, output=Stopping("denoise")) == 130
+    beside = here / "a.mkv.latents.safetensors"
+    beside.rename(here / "away")
+    capsys.readouterr()
+    assert main(["resume"]) == 2
+    assert f"needs {beside} (latents): No such file" in capsys.readouterr().err
+    (here / "away").rename(beside)
+    assert main(["resume"]) == 0
+    assert (frames_of(here / "b.mkv") == frames_of(here / "whole.mkv")).all()
+    assert (here / "b.mkv.latents.safetensors").exists(), "as the command asked"
+
+
 @pytest.mark.parametrize("named", ["a.png", "clip"])
 def test_what_a_storyboard_names_must_be_the_same(here: Path, capsys: Capture, named: str) -> None:
     """Its own text is the same, but not the picture or the clip in it."""
@@ -347,7 +366,8 @@ def test_an_output_that_appeared_is_not_overwritten(here: Path, capsys: Capture)
 
 def test_a_run_that_ended_before_it_could_say_so(here: Path, capsys: Capture) -> None:
     """Killed between the moment the output is in its place and the removal of the run."""
-    assert generate("-o", "a.mp4", "--keep-run") == 0
+    assert generate("-o", "a.mp4", "--keep-run", "--keep-latents") == 0
+    (here / "a.mp4.latents.safetensors").unlink()
     folder = folders.stored()[0].folder
     status = json.loads((folder / "status.json").read_text())
     del status["made"]
@@ -355,7 +375,8 @@ def test_a_run_that_ended_before_it_could_say_so(here: Path, capsys: Capture) ->
     before = (here / "a.mp4").stat()
     capsys.readouterr()
     assert main(["resume", "--progress", "none"]) == 0
-    assert capsys.readouterr().out == "a.mp4\n"
+    said = capsys.readouterr()
+    assert said.out == "a.mp4\n" and "its latents were not kept" in said.err
     assert (here / "a.mp4").stat().st_mtime_ns == before.st_mtime_ns
 
 

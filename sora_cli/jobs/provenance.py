@@ -13,20 +13,20 @@ from sora_cli.pipeline.events import Event, Observer
 if TYPE_CHECKING:
     import numpy as np
 
-    from sora_cli.jobs.job import Clock, Target, Verb, Work
+    from sora_cli.jobs.job import Clock, Target, Work
     from sora_cli.media.output import Seal
     from sora_cli.media.provenance import Ingredient, Relation
     from sora_cli.media.provenance_keys import Signer
+    from sora_cli.runs.run import Run
 
 # Verbs whose every frame comes out of the model, whatever it was given.
 _ALL_MADE = ("generate", "image", "animate")
+# What is seen in the result, by the argument that named it; all else was given to the model:
+# pictures to begin with, masks, references, LoRAs, latents.
 _RELATIONS: Mapping[str, Relation] = {
-    "extend": "parentOf",
-    "loop": "parentOf",
-    "edit": "parentOf",
-    "upscale": "parentOf",
-    "connect": "componentOf",
-    "storyboard": "componentOf",
+    "clip": "parentOf",
+    "first": "componentOf",
+    "second": "componentOf",
 }
 
 
@@ -91,7 +91,7 @@ def labelled(frames: Iterator[np.ndarray], target: Target) -> Iterator[np.ndarra
     return burn(frames)
 
 
-def seal(work: Work, path: str | Path, target: Target, clock: Clock) -> Seal | None:
+def seal(work: Work, path: str | Path, target: Target, run: Run, clock: Clock) -> Seal | None:
     """What is to be done to a finished file before it takes its place."""
     if work.signer is None:
         return None
@@ -109,7 +109,7 @@ def seal(work: Work, path: str | Path, target: Target, clock: Clock) -> Seal | N
             verb=str(verb.extra.get("verb", "generate")) if call is None else call.verb,
             version=version("sora-cli"),
             source=provenance.ALL_MADE if made else provenance.PART_MADE,
-            ingredients=tuple(_ingredients(verb, clock)),
+            ingredients=tuple(_ingredients(run, clock)),
         )
         for note in provenance.sign(source, signed, suffix, story, signs):
             clock.note(note)
@@ -136,35 +136,34 @@ def all_made(recipe: Mapping[str, Any]) -> bool:
     return all(isinstance(found, dict) and all_made(found) for found in own)
 
 
-def _ingredients(verb: Verb, clock: Clock) -> Iterator[Ingredient]:
-    """The files that something was made from, where they are still what they were."""
+def _ingredients(run: Run, clock: Clock) -> Iterator[Ingredient]:
+    """The files that the call works from, each once, where they are still what they were."""
     from sora_cli.media.provenance import Ingredient
     from sora_cli.runs.calls import fingerprint
 
-    name = str(verb.extra.get("verb", "generate"))
-    hashes = [known.get("sha256") for known in verb.extra.get("parents", ())]
-    for number, path in enumerate(verb.made_from):
+    told: set[tuple[Path, Relation]] = set()
+    for name, known in run.recipe.get("inputs", {}).items():
+        path = Path(known["path"])
         unnamed = f"{path.name} is not named in the signature"
         if path.is_dir():
             clock.note(f"{unnamed}: it is a folder")
             continue
         try:
-            same = number >= len(hashes) or fingerprint(path) == hashes[number]
+            same, relation = fingerprint(path) == known["sha256"], _relation(name, path)
         except OSError as error:
             clock.note(f"{unnamed}: {error.strerror or error}")
             continue
         if not same:
             clock.note(f"{unnamed}: it has changed meanwhile")
-            continue
-        yield Ingredient(path=path, relation=_relation(name, number, path))
+        elif (path, relation) not in told:
+            told.add((path, relation))
+            yield Ingredient(path=path, relation=relation)
 
 
-def _relation(verb: str, number: int, path: Path) -> Relation:
-    known = _RELATIONS.get(verb, "inputTo")
-    if verb != "storyboard":
-        return known
+def _relation(name: str, path: Path) -> Relation:
+    if not name.startswith("shot "):
+        return _RELATIONS.get(name, "inputTo")
     from sora_cli.media import stills
 
     with path.open("rb") as file:
-        still = stills.kind(file.read(64)) == "still"
-    return "inputTo" if number == 0 or still else known
+        return "inputTo" if stills.kind(file.read(64)) == "still" else "componentOf"

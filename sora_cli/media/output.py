@@ -20,7 +20,7 @@ from pathlib import Path
 
 from sora_cli.errors import OutputError, SoraError, UsageError
 from sora_cli.runtime import locks
-from sora_cli.runtime.disk import sync_folder
+from sora_cli.runtime.disk import sync, sync_folder
 
 FOLDER = ""  # the "suffix" of a folder of PNGs
 VIDEO_SUFFIXES = (".mp4", ".webm", ".gif", ".webp", ".mkv", FOLDER)
@@ -191,8 +191,7 @@ def new_file(path: str | Path, *, force: bool = False) -> Iterator[Path]:
         with locks.in_use(temporary):
             yield temporary
             with writing(path):
-                with temporary.open("r+b") as file:
-                    os.fsync(file.fileno())
+                sync(temporary)
                 _place(temporary, target, force)
                 sync_folder(target.parent)
     finally:
@@ -215,6 +214,9 @@ def new_folder(path: str | Path, *, force: bool = False) -> Iterator[Path]:
                     os.replace(target, old)
                 if os.path.lexists(target):
                     _keep_aside(temporary, target)
+                for file in temporary.iterdir():
+                    sync(file)
+                sync_folder(temporary)
                 os.replace(temporary, target)
                 sync_folder(target.parent)
     finally:

@@ -123,6 +123,14 @@ def no_rate(path: object) -> SoraError:
     )
 
 
+def time_base(text: str) -> Fraction:
+    """Seconds of a tick: "1/10240". Raises ValueError or ArithmeticError for what is none."""
+    tick = Fraction(text)
+    if not (0 < tick.numerator < 1 << 31 and tick.denominator < 1 << 31):  # an AVRational's
+        raise ValueError(f"no time base: {text:.40}")
+    return tick
+
+
 @dataclass
 class Packets:
     """The lines of framecrc: stream, dts, pts, duration, size, checksum, flags unless key."""
@@ -156,13 +164,10 @@ class Packets:
             return None
         name, stream, value = match.groups()
         if name == "tb":
-            tick = Fraction(value)
-            if tick <= 0:
-                raise ValueError("a time base is above 0")
             if stream == "0":
-                self.tick = tick
+                self.tick = time_base(value)
             else:
-                self.audio_tick = tick
+                self.audio_tick = time_base(value)
         elif name == "codec_id" and stream == "0":
             self.codec = value
         elif name == "codec_id":
@@ -175,7 +180,7 @@ class Packets:
     def packet(self, line: str) -> None:
         """Take a packet's line."""
         fields = line.split(",")
-        pts, duration = int(fields[2]), int(fields[3])
+        pts, duration = array("q", (int(fields[2]), int(fields[3])))  # both fit, or neither counts
         flags = int(fields[6].split("=")[1], 16) if len(fields) > 6 and "F=" in fields[6] else KEY
         if fields[0] == "1":
             if pts != NO_TIME and not flags & DISCARD:

@@ -118,7 +118,7 @@ class Look:
         if match is None:
             self._other(line)
         elif link := re.match(r"config in time_base: (\S+), frame_rate: (\d+)/(\d+)", match[1]):
-            self.tick = Fraction(link[1])
+            self.tick = packets.time_base(link[1])
             numerator, denominator = int(link[2]), int(link[3])
             known = numerator > 0 and denominator > 0
             self.fps = Fraction(numerator, denominator) if known else None

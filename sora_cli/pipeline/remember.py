@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 # Contexts of 512 tokens of width 4096 in half precision are 4 MB each; most prompts are short.
 MAX_CONTEXTS = 100
+_ABANDONED = 3600.0  # seconds, after which nobody writes a draft any more
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +65,9 @@ class Memory:
             self._forget_oldest()
 
     def _forget_oldest(self) -> None:
+        for path in self.folder.glob("*.tmp"):  # of a process that was killed
+            if time.time() - path.stat().st_mtime > _ABANDONED:
+                path.unlink(missing_ok=True)
         paths = list(self.folder.glob(f"*{self.suffix}"))
         if len(paths) > self.limit:
             paths.sort(key=lambda path: path.stat().st_mtime_ns)

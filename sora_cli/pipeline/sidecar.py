@@ -7,21 +7,18 @@ not match is a reason to encode instead, never an error.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-
-import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from sora_cli.errors import OutputError
-from sora_cli.pipeline.canvas import encode_given
-from sora_cli.pipeline.networks import Networks
-from sora_cli.pipeline.pieces import reach_of
 from sora_cli.pipeline.request import Settings
-from sora_cli.pipeline.spans import as_video
+from sora_cli.runtime.disk import write_whole
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from sora_cli.pipeline.networks import Networks
 
 SUFFIX = ".latents.safetensors"
 SCHEMA = "1"
@@ -33,7 +30,7 @@ _SAME_FRAME = 6.0
 
 def beside(video: Path) -> Path:
     """Where the sidecar of a video lies: `clip.mp4.latents.safetensors`."""
-    return video.with_name(video.name + SUFFIX)
+    return video.parent / (video.name + SUFFIX)
 
 
 def save(path: Path, networks: Networks, settings: Settings, tail: np.ndarray, weights: str) -> int:
@@ -49,6 +46,13 @@ def save(path: Path, networks: Networks, settings: Settings, tail: np.ndarray, w
     Raises:
         OutputError: the file cannot be written.
     """
+    import torch
+    from safetensors.torch import save as to_bytes
+
+    from sora_cli.pipeline.canvas import encode_given
+    from sora_cli.pipeline.pieces import reach_of
+    from sora_cli.pipeline.spans import as_video
+
     spec = networks.model.spec
     reach = reach_of(spec, settings.width, settings.height, settings.chunk_frames)
     head = tail[-reach.fitting_head(len(tail)) :]
@@ -57,16 +61,13 @@ def save(path: Path, networks: Networks, settings: Settings, tail: np.ndarray, w
         latents = encode_given(vae.encode, video, "head", reach.scale_t)[0].float().cpu()
     facts = _facts(settings, weights)
     tensors = {"latents": latents.contiguous(), "last": torch.from_numpy(head[-1].copy())}
-    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
     try:
-        save_file(tensors, temporary, metadata=facts)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
+        write_whole(path, to_bytes(tensors, metadata=facts))
+    except OSError as error:
+        reason = error.strerror or error
         raise OutputError(
-            f"cannot write {path}: {error}", hint="leave --keep-latents out"
+            f"cannot write {path}: {reason}", hint="leave --keep-latents out"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return len(head)
 
 
@@ -78,6 +79,9 @@ def load(
     Args:
         head: the clip's last frames as the model sees them; the last one is compared.
     """
+    import numpy as np
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, "pt") as file:
             facts = file.metadata() or {}

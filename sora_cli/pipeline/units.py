@@ -47,6 +47,17 @@ def parse_aspect(text: str) -> float:
     return width / height
 
 
+def parse_interval(text: str) -> tuple[float, float]:
+    """`0:0.5` → its two ends."""
+    match = re.fullmatch(rf"({_NUMBER})\s*:\s*({_NUMBER})", text.strip())
+    if match is None:
+        raise UsageError(
+            f"cannot read the interval {text!r}",
+            hint="write START:END as parts of the steps, from 0 to 1: --guidance-interval 0:0.5",
+        )
+    return float(match[1]), float(match[2])
+
+
 def parse_resolution(text: str) -> int:
     """`480p` → the short side, 480 pixels."""
     match = re.fullmatch(r"(\d{1,9})[pP]", text.strip())

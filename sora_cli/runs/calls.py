@@ -14,7 +14,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    ParamSpec,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 if TYPE_CHECKING:
     from sora_cli.jobs.job import Result
@@ -24,6 +33,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 VERBS: dict[str, Callable[..., Any]] = {}
+REFERENCE, LORA = "reference ", "lora "  # what the request's own files are called among inputs
 _CHUNK = 1 << 22
 
 
@@ -47,14 +57,15 @@ class Call:
     def inputs(self) -> dict[str, Path]:
         """The files and folders that the call reads besides the model, by argument."""
         from sora_cli.weights.lora_arguments import parse_lora
+        from sora_cli.weights.store import lora_files
 
         given = {k: value for k, value in self.arguments.items() if isinstance(value, Path)}
-        loras = enumerate(self.request.loras, start=1)
         looks = enumerate(self.request.references, start=1)
-        given |= {f"reference {i}": Path(text) for i, text in looks}
+        given |= {f"{REFERENCE}{i}": Path(text) for i, text in looks}
         if self.verb == "storyboard":
             given |= named_in(given["file"])
-        return given | {f"lora {i}": parse_lora(text).path for i, text in loras}
+        files = lora_files([parse_lora(text) for text in self.request.loras])
+        return given | {f"{LORA}{i}": lora.path for i, lora in enumerate(files, start=1)}
 
     def asking(self, **changes: Any) -> Call:
         """The same call with other fields of its request."""
@@ -95,7 +106,26 @@ class Call:
             inspect.signature(verb).bind(**self.arguments, **how)
         except TypeError as error:
             raise ValueError(f"{self.verb} takes other arguments: {error}") from error
+        kinds = get_type_hints(verb)
+        for name, value in self.arguments.items():
+            if not _is_a(value, kinds[name]):
+                raise ValueError(f"{name} of {self.verb} is something else: {value!r:.60}")
         return verb(**self.arguments, **how)
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether a value is what a verb's parameter says: JSON has its own idea of kinds."""
+    choices, of = get_args(kind), get_origin(kind)
+    if of is Literal:
+        return isinstance(value, str) and value in choices
+    if of is tuple:
+        fits = isinstance(value, tuple) and len(value) == len(choices)
+        return fits and all(map(_is_a, value, choices))
+    if choices:  # a union
+        return any(_is_a(value, choice) for choice in choices)
+    if kind is float:
+        return type(value) in (int, float) and abs(value) < 1e15  # not true of nan either
+    return isinstance(value, kind)
 
 
 def named_in(storyboard: Path) -> dict[str, Path]:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sora_cli.runtime.disk import write_whole
 
 if TYPE_CHECKING:
     from sora_cli.pipeline.sampler import SamplerState
+    from sora_cli.pipeline.shortcuts import Computed
 
 SUFFIX = ".safetensors"
 CHUNKS = "chunks"  # the folder of finished canvases
@@ -24,7 +26,7 @@ _BLANK = b"0" * 64
 _SEAL = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 _CANVAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _STATE = re.compile(r"latents-(.+)-(\d+)\.safetensors")
-_MAX_HEADER = 1 << 20  # a state has five tensors; a header of megabytes is damage
+_MAX_HEADER = 1 << 20  # a state has seven tensors; a header of megabytes is damage
 
 
 def save(path: Path, state: SamplerState) -> None:
@@ -37,6 +39,9 @@ def save(path: Path, state: SamplerState) -> None:
 
     named = {"latents": state.latents, "corrected": state.corrected}
     named |= {f"denoised.{i}": tensor for i, tensor in enumerate(state.denoised)}
+    computed = state.computed
+    if computed is not None:
+        named |= {"velocity": computed.velocity, "slope": computed.slope}
     tensors = {
         # A copy, because the format wants no two names for one piece of memory.
         name: tensor.detach().to("cpu", copy=True).contiguous()
@@ -44,6 +49,8 @@ def save(path: Path, state: SamplerState) -> None:
         if tensor is not None
     }
     facts = {"step": str(state.step), "seed": str(state.seed), "sha256": _BLANK.decode()}
+    if computed is not None:
+        facts |= {"sigma": repr(computed.sigma), "skipped": str(computed.skipped)}
     content = to_bytes(tensors, metadata=facts)
     sealed = content.replace(_BLANK, hashlib.sha256(content).hexdigest().encode(), 1)
     write_whole(path, sealed)
@@ -67,9 +74,22 @@ def load(path: Path) -> SamplerState | None:
                 corrected=file.get_tensor("corrected") if "corrected" in names else None,
                 denoised=tuple(file.get_tensor(name) for name in denoised),
                 seed=int(facts["seed"]),
+                computed=_computed(file, names, facts) if "velocity" in names else None,
             )
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
+
+
+def _computed(file: Any, names: list[str], facts: Mapping[str, str]) -> Computed:
+    """The last computed step of a state that caches steps."""
+    from sora_cli.pipeline.shortcuts import Computed
+
+    return Computed(
+        velocity=file.get_tensor("velocity"),
+        slope=file.get_tensor("slope") if "slope" in names else None,
+        sigma=float(facts["sigma"]),
+        skipped=int(facts["skipped"]),
+    )
 
 
 def is_sound(content: bytes) -> bool:

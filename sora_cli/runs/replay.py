@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from sora_cli.errors import UsageError
-from sora_cli.runs.calls import Call, fingerprint, same_device
+from sora_cli.runs.calls import REFERENCE, Call, fingerprint, same_device
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +29,7 @@ _SETTINGS = {
     "steps": "num_inference_steps",
     "guidance_scale": "guidance_scale",
     "guidance_scale_2": "guidance_scale_2",
+    "step_cache": "step_cache",
     "sampler": "sampler",
     "seed": "seed",
 }
@@ -37,8 +38,9 @@ _TEXTS = {"negative_prompt", "sampler", "prompt", "model"}
 _COMPARED = (
     "model", "weights", "version", "device", "dtype", "memory_plan", "seed", "size", "num_frames",
     "fps", "prompt", "expanded_prompt", "negative_prompt", "steps", "guidance_scale",
-    "guidance_scale_2", "shift", "sampler", "sigma_grid", "loras", "crf", "verb", "arguments",
-    "quantization", "canvas", "torch", "threads", "label", "prompted",
+    "guidance_scale_2", "shift", "sampler", "sigma_grid", "loras", "crf", "verb",
+    "quantization", "guidance_interval", "step_cache", "skipped_steps", "fp8_matmul", "canvas",
+    "compiled", "torch", "threads", "label", "prompted",
 )  # fmt: skip
 
 
@@ -59,6 +61,8 @@ class Comparison:
     def say(self) -> list[str]:
         """One line for each thing that differs, and one about the frames."""
         lines = [f"{name}: {_shown(a)}, now {_shown(b)}" for name, (a, b) in self.fields.items()]
+        if self.fields.get("latents", (None, 0))[1] is None:
+            lines.append("the latents beside the clip are gone: its frames were encoded again")
         if self.identical:
             lines.append("every frame is the same, bit for bit")
         elif self.psnr is not None:
@@ -111,6 +115,7 @@ def call_of(
         named[name] = known
     request = {
         **_request(recipe, verb, file, overrides.get("model")),
+        "references": _references(recipe, file, given),
         **{k: v for k, v in overrides.items() if v is not None},
     }
     loras = recipe.get("loras")
@@ -147,9 +152,21 @@ def _request(recipe: Mapping[str, Any], verb: str, file: Path, model: str | None
         found.pop("prompt", None)  # found in what it was made from, and so it will be again
     if recipe.get("quantization") == "fp8":
         found["quantization"] = "fp8"
+    match recipe.get("guidance_interval"):
+        case [int() | float() as start, int() | float() as end]:
+            found["guidance_interval"] = (start, end)
+        case None:
+            pass
+        case _:
+            raise _unreadable(file)
+    if recipe.get("compiled") is True:
+        found["compile"] = True
+    device = same_device(recipe)
+    if recipe.get("fp8_matmul") == "ffn" and device:
+        found["fp8_matmul"] = "ffn"  # another device may have no such matmuls
     found["model"] = _known_model(found.get("model", "tiny")) if model is None else model
     found |= _levels(recipe, found["model"], file)
-    return found | _shape(recipe, verb, file) | same_device(recipe)
+    return found | _shape(recipe, verb, file) | device
 
 
 def _shape(recipe: Mapping[str, Any], verb: str, file: Path) -> dict[str, Any]:
@@ -196,8 +213,22 @@ def _levels(recipe: Mapping[str, Any], model: str, file: Path) -> dict[str, Any]
     return found
 
 
-def _input(name: str, known: Mapping[str, Any], file: Path, given: Sequence[Path]) -> Path:
-    """The file that an argument was: one that is given, or one beside the file, by its hash."""
+def _references(recipe: Mapping[str, Any], file: Path, given: Sequence[Path]) -> tuple[str, ...]:
+    """The pictures of how things look, in their order."""
+    inputs = recipe.get("inputs")
+    named = inputs.items() if isinstance(inputs, dict) else ()
+    return tuple(
+        str(_input(name, known, file, given))
+        for name, known in named
+        if name.startswith(REFERENCE) and isinstance(known, dict) and "sha256" in known
+    )
+
+
+def _input(name: str, known: Mapping[str, Any], file: Path, given: Sequence[Path]) -> Path | None:
+    """The file that an argument was: one that is given, or one beside the file, by its hash.
+
+    None for latents that are gone: the frames that they stand for can be encoded again.
+    """
     said = str(known.get("name", ""))
     bare = PureWindowsPath(PurePosixPath(said).name).name  # a name, whatever a stranger wrote
     beside = [file.parent / bare] if bare not in ("", ".", "..") else []
@@ -207,6 +238,8 @@ def _input(name: str, known: Mapping[str, Any], file: Path, given: Sequence[Path
                 return path
         except OSError:
             continue
+    if name == "latents":
+        return None
     raise UsageError(
         f"the {name} that {file.name} was made from ({bare or 'unnamed'}) is not there, or has "
         "changed",
@@ -269,9 +302,9 @@ def replay(
 def compare(then: Mapping[str, Any], now: Mapping[str, Any], file: Path, other: Path) -> Comparison:
     """What differs between two files and their recipes."""
     fields = {
-        name: (then.get(name), now.get(name))
-        for name in _COMPARED
-        if then.get(name) != now.get(name)
+        **_unlike(then.get("arguments"), now.get("arguments")),
+        **_unlike(then.get("inputs"), now.get("inputs")),
+        **_unlike(*({name: of.get(name) for name in _COMPARED} for of in (then, now))),
     }
     if (before := _parents(then)) != (after := _parents(now)):
         fields["parents"] = (before, after)
@@ -280,6 +313,18 @@ def compare(then: Mapping[str, Any], now: Mapping[str, Any], file: Path, other: 
     except UsageError as error:
         return Comparison(fields=fields, identical=False, reason=error.message)
     return Comparison(fields=fields, identical=identical, psnr=psnr)
+
+
+def _unlike(then: Any, now: Any) -> dict[str, tuple[Any, Any]]:
+    """What two tables have under the same name, where it differs; a file is what it holds."""
+    one, two = (value if isinstance(value, dict) else {} for value in (then, now))
+    names = dict.fromkeys((*one, *two))
+    pairs = {name: (one.get(name), two.get(name)) for name in names}
+    return {name: (a, b) for name, (a, b) in pairs.items() if _held(a) != _held(b)}
+
+
+def _held(value: Any) -> Any:
+    return value["sha256"] if isinstance(value, dict) and "sha256" in value else value
 
 
 def _parents(recipe: Mapping[str, Any]) -> list[str]:
@@ -319,5 +364,10 @@ def _frames(chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def _shown(value: Any) -> str:
-    text = "none" if value is None else str(value)
+    match value:
+        case None:
+            return "none"
+        case {"name": str(name), "sha256": str(sha256)}:
+            return f"{name[:40]} ({sha256[:8]}…)"
+    text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}…"

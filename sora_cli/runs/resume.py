@@ -41,6 +41,7 @@ def resume(
     try:
         call, target = rebuilt(run, output=output, force=force, shared=shared)
         check_inputs(run)
+        run.watch(observer)
         yield from _made(run)
         yield from call.start(target=target, observer=observer)
     finally:
@@ -110,4 +111,5 @@ def _made(run: Run) -> Iterator[Result]:
             found = {}
         if seed in run.made or found.get("run") == run.id:
             run.finish(seed, path)
+            run.miss_latents(path)
             yield Result(path=path, recipe=found)

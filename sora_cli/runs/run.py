@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 from sora_cli.errors import SoraError, Terminated, UsageError
 from sora_cli.pipeline.events import Event, Observer
+from sora_cli.pipeline.sidecar import beside
 from sora_cli.runs import checkpoints
-from sora_cli.runs.calls import absolute, fingerprint, to_json
+from sora_cli.runs.calls import LORA, REFERENCE, absolute, fingerprint, to_json
 from sora_cli.runs.folders import (
     LOCK,
     LOG,
@@ -50,6 +51,9 @@ if TYPE_CHECKING:
     from sora_cli.jobs.job import Target
     from sora_cli.pipeline.sampler import SamplerState
 
+# Of a target, what going on with it needs to know.
+MARKS = ("sign", "sign_certificate", "sign_key", "label")
+OPTIONS = ("crf", "force", "keep_run", "keep_latents", "metadata", *MARKS)
 # What a run's bits depend on: without the first of these the same again, the others may do no harm.
 BINDING = ("version", "weights", "torch")
 
@@ -101,13 +105,16 @@ class Run:
         """What a recipe says of the call, so that `replay` can make it again; no paths."""
         if not self.recipe:
             return {}
-        inputs, options = self.recipe["inputs"], self.recipe["options"]
+        options = self.recipe["options"]
         arguments = {k: v for k, v in self.recipe["arguments"].items() if k != "request"}
-        for name in arguments.keys() & inputs.keys():
-            known = inputs[name]
-            arguments[name] = {"name": Path(known["path"]).name, "sha256": known["sha256"]}
+        inputs = {
+            name: {"name": Path(known["path"]).name, "sha256": known["sha256"]}
+            for name, known in self.recipe["inputs"].items()
+        }
+        arguments |= {name: inputs[name] for name in arguments.keys() & inputs.keys()}
+        own = {k: v for k, v in inputs.items() if k.startswith((REFERENCE, LORA))}
         said = {"run": self.id, "item": options.get("item"), "crf": options.get("crf")}
-        said |= {"verb": self.recipe["verb"], "arguments": arguments}
+        said |= {"verb": self.recipe["verb"], "arguments": arguments, "inputs": own}
         if not self._prompted:
             said["prompted"] = False
         return {name: value for name, value in said.items() if value not in (None, {})}
@@ -202,7 +209,19 @@ class Run:
         self._log(f"made {path}")
         self._last = self._kept_at = None
 
+    def miss_latents(self, path: str | Path) -> None:
+        """Say so where an output is there, but not the latents that were to be kept beside it."""
+        options = self.recipe["options"]
+        if options.get("keep_latents") and not beside(Path(path)).exists():
+            self._note(
+                f"{path} is there, but its latents were not kept before the work was stopped"
+            )
+
     # -------------------------------------------------------------- news
+
+    def _note(self, message: str) -> None:
+        self._log(message)
+        self._observer(Event(phase="note", message=message))
 
     def watch(self, observer: Observer) -> Observer:
         """The same observer, and every phase and note goes into the log and the status."""
@@ -255,9 +274,9 @@ class Run:
             if state is not None:
                 self._last, self._kept_at = (name, state, 0), (name, state.step)
                 return state
-            said = f"{path.name} of the run {self.id} is damaged; what was kept before it is used"
-            self._log(said)
-            self._observer(Event(phase="note", message=said))
+            self._note(
+                f"{path.name} of the run {self.id} is damaged; what was kept before it is used"
+            )
         return None
 
     def keep(self, name: str, state: SamplerState, total: int) -> None:
@@ -303,8 +322,7 @@ def begin_run(
     if target.call is None:
         return Run(None, None, {})
     paths = {name: str(path) for name, path in target.call.inputs.items() if path.exists()}
-    kept = ("crf", "force", "keep_run", "metadata", "sign", "sign_certificate", "sign_key", "label")
-    options = {name: to_json(absolute(getattr(target, name))) for name in kept}
+    options = {name: to_json(absolute(getattr(target, name))) for name in OPTIONS}
     recipe = {
         "schema": SCHEMA,
         **target.call.asking(seed=seeds[0]).to_json(),

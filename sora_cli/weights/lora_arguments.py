@@ -50,7 +50,7 @@ def parse_lora(text: str) -> Lora:
     if not colon or expert not in _EXPERTS:
         expert, rest = "both", text
     path, scale = _split_scale(rest)
-    if not path.strip():
+    if not path.strip() or "\0" in path:
         raise UsageError(f"{OPTION} {text!r} names no file", hint=_HINT)
     if scale is not None and not math.isfinite(scale):
         raise UsageError(f"the scale of {OPTION} {text} is no finite number", hint=_HINT)

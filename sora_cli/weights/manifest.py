@@ -193,6 +193,8 @@ def _row(table: dict[str, Any], shared: Mapping[str, Any]) -> ManifestRow:
     if kind not in get_args(Kind) or (kind == "model") != (family is not None):
         raise ValueError(f"{name} is a {kind!r} of the family {family!r}")
     repository, parts = values.pop("repository", None), values.pop("parts", {})
+    if repository is not None and family is None:
+        raise ValueError(f"{name} has a repository, but no family that says what is in it")
     own = {f.name for f in fields(ManifestRow)} - {"overrides", "parts"}
     overrides = {key: values.pop(key) for key in [*values] if key not in own}
     unknown = set(overrides) - set(ModelSpec.__dataclass_fields__)

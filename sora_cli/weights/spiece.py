@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import tokenizers
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors
 
@@ -24,6 +25,7 @@ PIECE, SCORE, TYPE = 1, 2, 3
 MODEL_TYPE, UNKNOWN_ID = 3, 40
 CHARACTER_MAP = 2
 UNIGRAM = 1
+MAX_MAP = 1 << 22  # bytes; the published ones have 240,000
 UNKNOWN, CONTROL = 2, 3  # types of pieces that no text is cut into
 
 Field = tuple[int, int | bytes]
@@ -83,6 +85,7 @@ def _build(content: bytes) -> tokenizers.Tokenizer:
     # As transformers converts it: unknown characters become <unk>, not bytes.
     tokenizer = tokenizers.Tokenizer(models.Unigram(pieces, unk_id=unknown, byte_fallback=False))
     if characters:
+        _check_map(characters)
         tokenizer.normalizer = normalizers.Precompiled(characters)
     words = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), words])
@@ -93,6 +96,39 @@ def _build(content: bytes) -> tokenizers.Tokenizer:
             single=["$A", END_TOKEN], special_tokens=[(END_TOKEN, end)]
         )
     return tokenizer
+
+
+def _check_map(content: bytes) -> None:
+    """Raises ValueError for a map of characters that leads outside itself.
+
+    tokenizers believes it: asks for as much memory as it says, and panics at an index that is not
+    there. It is the size of a trie in bytes, the trie (a double array of darts-clone's units), and
+    the texts that its values are places in, each up to a zero.
+    """
+    size = int.from_bytes(content[:4], "little")
+    if not 4 <= size <= min(len(content) - 4, MAX_MAP):
+        raise ValueError("its map of characters is cut off")
+    units = np.frombuffer(content, "<u4", size // 4, 4).astype(np.int64)
+    texts = np.frombuffer(content + b"\0", np.uint8, offset=4 + size // 4 * 4)
+    starts = (texts & 0xC0) != 0x80  # of characters in UTF-8
+    offsets = (units >> 10) << ((units & 0x200) >> 6)
+    seen, labels = np.zeros(len(units), bool), np.arange(1, 256)
+    nodes = offsets[:1]
+    while len(nodes):
+        places = nodes[:4096, None] ^ labels  # where any next byte leads
+        if places.max() >= len(units):
+            raise ValueError("its map of characters is damaged")
+        found = places[units[places] & 0x800000FF == labels]
+        found = np.unique(found[~seen[found]])
+        seen[found] = True
+        after = found ^ offsets[found]
+        ends = after[(units[found] >> 8) & 1 == 1]
+        if (ends >= len(units)).any():
+            raise ValueError("its map of characters is damaged")
+        values = units[ends] & 0x7FFFFFFF
+        if (values >= len(texts)).any() or not starts[values].all():
+            raise ValueError("its map of characters is damaged")
+        nodes = np.concatenate([nodes[4096:], after])
 
 
 def _piece(content: bytes) -> tuple[str, float, int]:

@@ -67,6 +67,7 @@ class Watch:
     def __init__(self) -> None:
         self.folder: str | None = None
         self.found: str | None = None
+        self.canaries: tuple[str, ...] = CANARIES
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Remember the first thing that no reader may do."""
@@ -88,7 +89,7 @@ class Watch:
         if not isinstance(path, str | bytes | os.PathLike):
             return
         text = os.path.abspath(os.fsdecode(path))
-        if any(text.endswith(name) for name in CANARIES):
+        if any(text.endswith(name) for name in self.canaries):
             self.found = f"{text} was opened"
         if isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC):
             self._written(path, "open")
@@ -105,13 +106,13 @@ _WATCH: list[Watch] = []
 
 
 @contextmanager
-def watched(folder: Path) -> Iterator[Watch]:
+def watched(folder: Path, canaries: tuple[str, ...] = CANARIES) -> Iterator[Watch]:
     """The audit hook, switched on; it is installed once in a process."""
     if not _WATCH:
         _WATCH.append(Watch())
         sys.addaudithook(_WATCH[0])
     watch = _WATCH[0]
-    watch.folder, watch.found = str(folder), None
+    watch.folder, watch.found, watch.canaries = str(folder), None, canaries
     try:
         yield watch
     finally:

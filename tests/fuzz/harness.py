@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.fuzz.guards import SECONDS, Lines, judge, limited, watched
+from tests.fuzz.guards import CANARIES, SECONDS, Lines, judge, limited, watched
 from tests.fuzz.targets import TARGETS, Target
 
 POOL = 400  # inputs that reached new lines, beside the valid ones
@@ -96,7 +96,8 @@ def read_one(
     os.environ["XDG_STATE_HOME"] = str(folder / "state")
     lines = Lines() if lines is None else lines
     try:
-        with watched(folder) as watch, limited(SECONDS, target.megabytes), lines.traced():
+        canaries = () if target.own else CANARIES
+        with watched(folder, canaries) as watch, limited(SECONDS, target.megabytes), lines.traced():
             target.read(path)
     except KeyboardInterrupt:
         raise

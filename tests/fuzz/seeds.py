@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,11 @@ from safetensors.torch import save
 
 from sora_cli.media import recipe as recipes
 from sora_cli.models.dit import DiT, DiTConfig
+from sora_cli.pipeline.request import Request
+from sora_cli.pipeline.sampler import SamplerState
+from sora_cli.pipeline.shortcuts import Computed
+from sora_cli.runs import calls
+from sora_cli.runs.checkpoints import save as save_state
 from sora_cli.weights.manifest import manifest_path
 from tests import clips
 
@@ -34,7 +40,7 @@ ANIMATED = {
     "parents": [{"path": "red.png", "sha256": "0" * 64, "recipe": {**RECIPE, "parents": []}}],
 }  # fmt: skip
 EXTENDED = {
-    **ANIMATED, "verb": "extend",
+    **ANIMATED, "verb": "extend", "inputs": {"reference 1": {"name": "red.png", "sha256": "0"}},
     "arguments": {"clip": {"name": "a.mkv", "sha256": "0"}, "by": 1.0, "to": None},
 }  # fmt: skip
 SMALL = DiTConfig(
@@ -286,3 +292,44 @@ def latents() -> list[bytes]:
     """A sidecar of latents."""
     facts = {"schema": "1", "weights": "sha256:0", "size": "64x64", "fps": "8"}
     return [save({"latents": torch.ones(4, 1, 2, 2), "last": torch.zeros(64, 64, 3).byte()}, facts)]
+
+
+def run_files(folder: Path) -> list[bytes]:
+    """recipe.json and status.json of a run, in one object."""
+    call = calls.Call(verb="generate", arguments={"request": Request(prompt="a", seed=1)})
+    facts = {"version": "1", "weights": "sha256:0", "torch": "2", "memory_plan": "all"}
+    recipe = {
+        "schema": 1, **call.to_json(), "inputs": {"image": {"path": "none.png", "sha256": "0"}},
+        "seeds": [1, 2], "outputs": ["a.mp4", "b.mp4"], "cwd": str(folder), "facts": facts,
+        "options": {"crf": 18, "force": False, "keep_run": False, "item": None},
+    }  # fmt: skip
+    status = {"state": "interrupted", "created": 1.0, "updated": 2.0, "pid": 7, "step": 1,
+              "made": {"1": "a.mp4"}, "error": {"message": "x", "hint": None}}  # fmt: skip
+    return [json.dumps({"recipe": recipe, "status": status}).encode()]
+
+
+def states(folder: Path) -> list[bytes]:
+    """States of the sampler, with and without a cached step."""
+    state = SamplerState(
+        latents=torch.ones(1, 4, 1, 2, 2), step=1, corrected=None, denoised=(), seed=1
+    )
+    cached = Computed(velocity=state.latents, slope=state.latents, sigma=0.5, skipped=1)
+    paths = [folder / "plain", folder / "cached"]
+    save_state(paths[0], state)
+    save_state(paths[1], replace(state, computed=cached))
+    return [path.read_bytes() for path in paths]
+
+
+def record(folder: Path) -> list[bytes]:
+    """A record of two files."""
+    file = {"path": "a/b.safetensors", "size": 3, "sha256": "0", "repository": "a/b", "commit": "c",
+            "file": "b", "damaged": False}  # fmt: skip
+    content = {"schema": 1, "name": "mine", "kind": "model", "parts": {"vae": "a"},
+               "files": [file, file], "imported": None}  # fmt: skip
+    return [json.dumps(content).encode()]
+
+
+def checkpoint_index(folder: Path) -> list[bytes]:
+    """An index of shards."""
+    places = dict.fromkeys(("a", "b.weight", "scale"), "model-1.safetensors")
+    return [json.dumps({"metadata": {"total_size": 7}, "weight_map": places}).encode()]

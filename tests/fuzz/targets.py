@@ -21,7 +21,7 @@ from sora_cli.media import image, packets, probe, reader, stills, timing
 from sora_cli.media import recipe as recipes
 from sora_cli.pipeline import sidecar, storyboard, units
 from sora_cli.pipeline.expand import known_words, unknown_words
-from sora_cli.runs import calls, checkpoints, folders, replay, resume
+from sora_cli.runs import checkpoints, folders, replay, resume
 from sora_cli.runs.run import take_up
 from sora_cli.runtime import preferences
 from sora_cli.weights import loose, manifest, records, store
@@ -41,7 +41,7 @@ class Target:
 
     seeds: valid inputs. mutate: makes others of them. read: reads one; gets a file `input<suffix>`
     in a folder of its own. megabytes: the memory that reading one may take. sample: how many
-    `make test` reads.
+    `make test` reads. own: only its owner can write such a file, and the paths in it are opened.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Target:
     suffix: str = ""
     megabytes: int = 512
     sample: int = 40
+    own: bool = False
 
 
 def some(frames: Iterator[Any], count: int = 3) -> None:
@@ -122,22 +123,6 @@ def read_recipe(path: Path) -> None:
         call.start(target=None, observer=lambda event: None)
 
 
-def run_files(folder: Path) -> list[bytes]:
-    """recipe.json and status.json of a run, in one object."""
-    from sora_cli.pipeline.request import Request
-
-    call = calls.Call(verb="generate", arguments={"request": Request(prompt="a", seed=1)})
-    facts = {"version": "1", "weights": "sha256:0", "torch": "2", "memory_plan": "all"}
-    recipe = {
-        "schema": 1, **call.to_json(), "inputs": {"image": {"path": "none.png", "sha256": "0"}},
-        "seeds": [1, 2], "outputs": ["a.mp4", "b.mp4"], "cwd": str(folder), "facts": facts,
-        "options": {"crf": 18, "force": False, "keep_run": False, "item": None},
-    }  # fmt: skip
-    status = {"state": "interrupted", "created": 1.0, "updated": 2.0, "pid": 7, "step": 1,
-              "made": {"1": "a.mp4"}, "error": {"message": "x", "hint": None}}  # fmt: skip
-    return [json.dumps({"recipe": recipe, "status": status}).encode()]
-
-
 def read_run(path: Path) -> None:
     """A run's folder, as `runs list`, `runs show` and `resume` look at it."""
     from sora_cli.cli.runs import _facts
@@ -165,17 +150,6 @@ def read_run(path: Path) -> None:
         list(resume._made(run))
     finally:
         run.release()
-
-
-def states(folder: Path) -> list[bytes]:
-    """A state of the sampler."""
-    from sora_cli.pipeline.sampler import SamplerState
-
-    state = SamplerState(
-        latents=torch.ones(1, 4, 1, 2, 2), step=1, corrected=None, denoised=(), seed=1
-    )
-    checkpoints.save(folder / "s.safetensors", state)
-    return [(folder / "s.safetensors").read_bytes()]
 
 
 def read_sidecar(path: Path) -> None:
@@ -221,8 +195,8 @@ def _work(kind: Any, out: Any) -> Any:
     return kind(out, None, None, {}, False, False)
 
 
-VALUES = (b"832x480", b"16:9", b"480p", b"1m30s", b"500ms", b"high:a.safetensors=0.5", b"2.5",
-          b"--lora a 1 --lora b=2")  # fmt: skip
+VALUES = (b"832x480", b"0.1:0.75", b"16:9", b"480p", b"1m30s", b"500ms", b"2.5",
+          b"high:a.safetensors=0.5", b"--lora a 1 --lora b=2")  # fmt: skip
 
 
 def read_value(path: Path) -> None:
@@ -230,7 +204,10 @@ def read_value(path: Path) -> None:
     from sora_cli.pipeline.request import Request, resolve
 
     text = path.read_bytes().decode("utf-8", "surrogateescape")
-    for parse in (units.parse_size, units.parse_aspect, units.parse_resolution, parse_lora):
+    for parse in (
+        units.parse_size, units.parse_aspect, units.parse_resolution, units.parse_interval,
+        parse_lora,
+    ):  # fmt: skip
         with suppress(UsageError):
             parse(text)
     fold_lora_arguments(text.split())
@@ -327,13 +304,9 @@ def read_record(path: Path) -> None:
         record.missing, record.size, record.commits  # noqa: B018
 
 
-def record(folder: Path) -> list[bytes]:
-    """A record of two files."""
-    file = {"path": "a/b.safetensors", "size": 3, "sha256": "0", "repository": "a/b", "commit": "c",
-            "file": "b", "damaged": False}  # fmt: skip
-    content = {"schema": 1, "name": "mine", "kind": "model", "parts": {"vae": "a"},
-               "files": [file, file], "imported": None}  # fmt: skip
-    return [json.dumps(content).encode()]
+def read_vocabulary(path: Path) -> None:
+    """A SentencePiece model, and a text cut by it."""
+    read_spiece(path).encode(["a red ball é"], 8)
 
 
 def read_words(path: Path) -> None:
@@ -342,12 +315,6 @@ def read_words(path: Path) -> None:
     folder.mkdir(exist_ok=True)
     shutil.copyfile(path, folder / "known_words.txt")
     unknown_words("a red ball bounces", known_words(folder))
-
-
-def checkpoint_index(folder: Path) -> list[bytes]:
-    """An index of shards."""
-    places = dict.fromkeys(("a", "b.weight", "scale"), "model-1.safetensors")
-    return [json.dumps({"metadata": {"total_size": 7}, "weight_map": places}).encode()]
 
 
 def target(name: str, make: Callable[..., list[bytes]], *rest: Any, **more: Any) -> Target:
@@ -369,8 +336,9 @@ TARGETS = {
         target("tags", seeds.tags, mutations.bits, read_tags),
         target("recipe", seeds.recipe_texts, mutations.json_text, read_recipe, suffix=".json",
                sample=25),
-        target("run", run_files, mutations.json_text, read_run, suffix=".json", sample=30),
-        target("state", states, mutations.safetensors, checkpoints.load, suffix=".safetensors"),
+        target("run", seeds.run_files, mutations.json_text, read_run, suffix=".json", sample=30,
+               own=True),
+        target("state", seeds.states, mutations.sealed, checkpoints.load, suffix=".safetensors"),
         target("sidecar", seeds.latents, mutations.safetensors, read_sidecar,
                suffix=".safetensors"),
         target("storyboard", seeds.boards, mutations.toml_text, storyboard.read, suffix=".toml"),
@@ -385,13 +353,13 @@ TARGETS = {
                suffix=".safetensors"),
         target("model", seeds.checkpoints, mutations.safetensors, read_checkpoint,
                suffix=".safetensors", sample=30),
-        target("index", checkpoint_index, mutations.json_text, read_index, suffix=".json"),
+        target("index", seeds.checkpoint_index, mutations.json_text, read_index, suffix=".json"),
         target("pickle", seeds.pickles, mutations.archive, read_tensors, suffix=".pth", sample=40),
         target("gguf", seeds.ggufs, mutations.bits, read_tensors, suffix=".gguf"),
         target("lora", seeds.loras, mutations.safetensors, read_lora, suffix=".safetensors"),
         target("configs", configs, mutations.json_text, read_configs, suffix=".json", sample=25),
-        target("record", record, mutations.json_text, read_record, suffix=".json"),
-        target("spiece", seeds.words_of_spiece, mutations.bits, read_spiece, suffix=".model"),
+        target("record", seeds.record, mutations.json_text, read_record, suffix=".json"),
+        target("spiece", seeds.words_of_spiece, mutations.bits, read_vocabulary, suffix=".model"),
         target("words", lambda: [b"a\nred\nball\n"], mutations.bits, read_words, suffix=".txt"),
     )
 }  # fmt: skip
