@@ -17,7 +17,7 @@ from tokenizers import processors
 from torch import Tensor
 
 from sora_cli.eval import __main__ as program
-from sora_cli.eval import clips, edits, report, rows, sizes, verbs
+from sora_cli.eval import binding, clips, edits, report, rows, sizes, verbs
 from sora_cli.eval.abilities import ABILITIES
 from sora_cli.eval.judge import Judge, Reading, looked_at
 from sora_cli.eval.sheet import contact_sheet
@@ -284,10 +284,11 @@ def test_the_program_measures_a_model_from_its_folder(
     # model has neither a language model nor a captioner.
     assert measured == [key for key in report.BARS if key in measured]
     missing = set(report.BARS) - set(measured)
+    unread = {"terse prompts", "captioner", *binding.QUESTIONS}
     assert {ability for ability, _ in missing} <= {
-        "loop", "physics", "plausibility", "sizes", "terse prompts", "captioner"
+        "loop", "physics", "plausibility", "sizes", *unread
     }  # fmt: skip
-    assert {a for a, _ in measured} >= set(ABILITIES) - {"extend", "terse prompts", "captioner"}
+    assert {a for a, _ in measured} >= set(ABILITIES) - {"extend", *unread}
     assert content["weights"].startswith("sha256:")
     # dense, short, 49 frames, physics, camera, animate; losses of pairs; extend both ways, loop,
     # connect and their floor; a minute; edits

@@ -119,7 +119,7 @@ def test_every_word_of_the_world_is_one_token(tokenizer: Tokenizer) -> None:
         assert len(tokenizer.encode(word).ids) == 2, word  # the word and </s>
 
 
-@given(st.text(max_size=40))
+@given(st.text(max_size=40).filter(lambda text: "<unk>" not in text))  # the token's own name
 @settings(deadline=None, max_examples=200)
 def test_any_text_encodes_without_unknown_tokens(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text).ids

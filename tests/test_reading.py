@@ -249,6 +249,42 @@ def test_denials(read, prompt: str, named: set, denied: set) -> None:  # type: i
     )
 
 
+@pytest.mark.parametrize(
+    ("prompt", "motions"),
+    [
+        ("a car rolling away to the right", {"right"}),
+        ("a ball goes away left, at night", {"left"}),
+        ("a ball goes away to the left of a cube", {"away"}),
+        ("a ball drives off", {"away"}),
+        ("a cone moving straight toward the camera", {"toward"}),
+        ("a tree moving from right to left", {"left"}),
+        ("as dusk falls a cube spins", {"spins"}),
+        ("a cube falls at dusk", {"falls"}),
+    ],
+)
+def test_where_things_go(read, prompt: str, motions: set[str]) -> None:  # type: ignore[no-untyped-def]
+    """The last word on where something goes counts, and dusk does not fall as a cube does."""
+    assert {m.value for m in read(prompt).mentions if m.name == "motion"} == motions
+
+
+@pytest.mark.parametrize(
+    ("prompt", "things"),
+    [
+        ("something big and red: a car", 1),
+        ("there is a thing - green and small - a cone", 1),
+        ("something next to a car", None),
+        ("something big, a car", None),
+    ],
+)
+def test_what_is_announced_is_no_second_thing(read, prompt: str, things: int | None) -> None:  # type: ignore[no-untyped-def]
+    assert read(prompt).things == things
+
+
+def test_a_side_between_two_things_takes_no_colour_away(read) -> None:  # type: ignore[no-untyped-def]
+    bound = read("green cone right, white car left").bound
+    assert set(bound) == {("cone", ("color", "green")), ("car", ("color", "white"))}
+
+
 def test_of_a_long_prompt_what_means_something_is_left(read) -> None:  # type: ignore[no-untyped-def]
     filler = " ".join(f"lorem{chr(97 + i % 26)} ipsum" for i in range(150))
     reading = read(f"{filler} a green car {filler} drives left on the sand. {filler}")

@@ -78,9 +78,9 @@ def rows(workloads: Sequence[Mapping[str, Any]], details: Sequence[Mapping[str, 
     table = []
     for row, beside in zip(workloads, details, strict=True):
         for side, shares in beside.get("breakdown", {}).items():
-            bound = ""
-            if side == "ours" and row["ratio"] is not None:
-                bound = f"{row['ratio'] / sum(shares[kind] for kind in MULTIPLIED):.2f}×"
+            bound, multiplied = "", sum(shares[kind] for kind in MULTIPLIED)
+            if side == "ours" and row["ratio"] is not None and multiplied > 0:
+                bound = f"{row['ratio'] / multiplied:.2f}×"
             cells = (f"{shares[kind]:.0%}" for kind in (*KINDS, PYTHON))
             table.append([beside["what"], row["dtype"], side, *cells, bound])
     return table

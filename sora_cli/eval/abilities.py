@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from sora_cli.eval import (
+    binding,
     camera,
     captioner,
     files,
@@ -23,6 +24,7 @@ ABILITIES: dict[str, Callable[[Exam], list[Row]]] = {
     "compression": rows.compression,
     "prompt fidelity": rows.prompt_fidelity,
     "terse prompts": sizes.terse,
+    **{name: partial(binding.rows, ability=name) for name in binding.QUESTIONS},
     "sizes": sizes.sizes,
     "physics": physics.physics,
     "plausibility": plausibility.plausibility,

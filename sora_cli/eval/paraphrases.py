@@ -1,7 +1,10 @@
 """Prompts written by hand: known things in other words, and what no model would like to see.
 
 The wordings of PARAPHRASES are in no training table as they stand. None was taken out or changed
-after a measurement; how the reader takes "red ball left" was mended after the first one.
+after a measurement. What the reader makes of "red ball left" was mended after the first one, of
+"at us", "off to the left" and "something red: a ball" after the second. LATER was written then,
+before that mending: 92 of its 102 attributes were kept before and after it, which is what words
+that nobody had looked at may expect. Only then were "as dusk falls" and "left to right" mended.
 """
 
 from __future__ import annotations
@@ -13,6 +16,52 @@ def _pair(prompt: str, *excluded: tuple[str, str], **named: str) -> Pair:
     return Pair(prompt=prompt, caption="", named=named, excluded=excluded)
 
 
+LATER = (
+    _pair("Film me a teensy white car creeping along to the right over planks", kind0="car",
+          color0="white", size0="small", motion0="right", floor="wood"),
+    _pair("under the stars, an orange cylinder drops out of the sky onto the beach",
+          kind0="cylinder", color0="orange", motion0="falls", floor="sand", sky="night"),
+    _pair("As evening falls, a yellow house sits on the lawn", kind0="house", color0="yellow",
+          motion0="still", floor="grass", sky="sunset"),
+    _pair("give the snowman a blue coat of paint and let it hop on ice", kind0="snowman",
+          color0="blue", motion0="bounces", floor="snow"),
+    _pair("a gigantic cube, purple all over, whirls about on a tiled floor", kind0="cube",
+          color0="purple", size0="large", motion0="spins", floor="tiles"),
+    _pair("the camera drifts left while a green cone rests on snow", kind0="cone",
+          color0="green", motion0="still", floor="snow", camera="pan left"),
+    _pair("we move in closer on a red tree by the light of day", kind0="tree", color0="red",
+          sky="day", camera="push in"),
+    _pair("zoom back from the white ball bobbing up and down on the sea", kind0="ball",
+          color0="white", motion0="bounces", floor="water", camera="pull back"),
+    _pair("green ball to the right of yellow cube", kind0="cube", color0="yellow", kind1="ball",
+          color1="green", count="2"),
+    _pair("one ball, purple; one cone, cyan; both at rest in the snow", kind0="ball",
+          color0="purple", motion0="still", kind1="cone", color1="cyan", motion1="still",
+          floor="snow", count="2"),
+    _pair("A house stands in the desert. It is orange. Night has come.", kind0="house",
+          color0="orange", floor="sand", sky="night"),
+    _pair("the cube isn't red, it's cyan", ("color", "red"), kind0="cube", color0="cyan"),
+    _pair("anything but a car: say, a purple tree on the grass", ("kind", "car"), kind0="tree",
+          color0="purple", floor="grass"),
+    _pair("sunny meadow, no people, just a white cone getting nearer", kind0="cone",
+          color0="white", motion0="toward", floor="grass", sky="day"),
+    _pair("orange car reversing away from us on the sand", kind0="car", color0="orange",
+          motion0="away", floor="sand"),
+    _pair("yelow cilinder spining on teh tiels", kind0="cylinder", color0="yellow",
+          motion0="spins", floor="tiles"),
+    _pair("smal purpel car gose rihgt", kind0="car", color0="purple", size0="small",
+          motion0="right"),
+    _pair("overcast lake scene with a big red sphere plunging down", kind0="ball", color0="red",
+          size0="large", motion0="falls", floor="water", sky="overcast"),
+    _pair("a blue tree and nothing else, please", kind0="tree", color0="blue", count="1"),
+    _pair("Two things please - an orange snowman left, a green house right - on the grass",
+          kind0="snowman", color0="orange", kind1="house", color1="green", floor="grass",
+          count="2"),
+    _pair("car (white), snow, left to right", kind0="car", color0="white", motion0="right",
+          floor="snow"),
+    _pair("The ball rolls away from you across the planks; it is green", kind0="ball",
+          color0="green", motion0="away", floor="wood"),
+)  # fmt: skip
 PARAPHRASES = (
     _pair("Could I get a clip where some red ball keeps hopping around at dusk?",
           kind0="ball", color0="red", motion0="bounces", sky="sunset", count="1"),
@@ -69,6 +118,7 @@ PARAPHRASES = (
           motion0="falls", floor="grass", sky="day"),
     _pair("my kid wants a big red car coming right at us on a beach, sunny", kind0="car",
           color0="red", size0="large", motion0="toward", floor="sand", sky="day"),
+    *LATER,
 )  # fmt: skip
 
 SHOWN = (

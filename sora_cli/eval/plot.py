@@ -1,9 +1,9 @@
-"""Line charts as PNG, drawn with Pillow: what a learning curve and a scaling law need, no more."""
+"""Charts as PNG, drawn with Pillow: lines for learning curves and laws, bars for shares."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,3 +128,46 @@ def _draw(
         return
     for left, top in spots:
         draw.ellipse((left - 5, top - 5, left + 5, top + 5), fill=ink)
+
+
+def bars(
+    groups: Mapping[str, Mapping[str, float]], marks: Mapping[str, float], path: Path, *,
+    title: str, y: str,
+) -> None:  # fmt: skip
+    """Write a chart of percentages, 0 to 100: a group of bars for each of `groups`.
+
+    Args:
+        groups: by what stands under a group, its bars by name; the same names in each.
+        marks: by group, where a line stands across it.
+        path: the PNG to write; its folder must exist.
+    """
+    wide, high = SIZE
+    up = Axis(low=0.0, high=100.0, start=high - BOTTOM, stop=TOP, log=False)
+    picture = Image.new("RGB", SIZE, PAPER)
+    draw = ImageDraw.Draw(picture)
+    font, small = ImageFont.load_default(size=15), ImageFont.load_default(size=12)
+    for value in range(0, 101, 20):
+        at = up.place(value)
+        draw.line((LEFT, at, wide - RIGHT, at), fill=GRID)
+        draw.text((LEFT - 8, at), said(value), fill=INK, font=small, anchor="rm")
+    room = (wide - LEFT - RIGHT) / len(groups)  # pixels of a group, a fifth of them free
+    for number, (group, shares) in enumerate(groups.items()):
+        left, width = LEFT + room * (number + 0.1), 0.8 * room / len(shares)
+        for place, share in enumerate(shares.values()):
+            start, top = left + width * place, up.place(share)
+            box = (start + 3, top, start + width - 3, high - BOTTOM)
+            draw.rectangle(box, fill=INKS[place % len(INKS)])
+            spot = (start + width / 2, top - 3)
+            draw.text(spot, f"{share:.1f}", fill=INK, font=small, anchor="mb")
+        at = up.place(marks[group])
+        draw.line((left, at, left + 0.8 * room, at), fill=INK, width=2)
+        spot = (left + 0.4 * room, high - BOTTOM + 6)
+        draw.text(spot, group, fill=INK, font=small, anchor="ma")
+    names = list(next(iter(groups.values())))
+    draw.rectangle((LEFT, TOP, wide - RIGHT, high - BOTTOM), outline=INK)
+    draw.text((LEFT, 14), title, fill=INK, font=font)
+    draw.text((wide - RIGHT, 18), f"upward: {y}", fill=INK, font=small, anchor="ra")
+    for place, name in enumerate(names):
+        spot = (LEFT + (wide - LEFT - RIGHT) * (place + 0.5) / len(names), high - 24)
+        draw.text(spot, name, fill=INKS[place % len(INKS)], font=small, anchor="ma")
+    picture.save(path, format="PNG", optimize=True)

@@ -33,6 +33,7 @@ CAPS = {  # names of what costs more than a clip by --samples, and how many ther
     "pair": (20, "scenes to be made impossible"),
     "camera": (16, "clips whose camera moves"),
     "size": (16, "clips at each new size and length"),
+    "word": (48, "clips of each question about words, each way"),
 }
 
 

@@ -39,6 +39,8 @@ _PLACED = frozenset(
         "against",
     )
 )
+_STRESS = frozenset(("right", "straight", "directly"))  # "coming right at us"
+_AT = frozenset(("at", "toward", "towards", "into"))
 _ARTICLES = frozenset(("a", "an", "the", "my", "our", "his", "her", "their", "some", "this"))
 
 
@@ -88,6 +90,13 @@ def once(words: list[str], gaps: list[str]) -> tuple[list[str], list[str]]:
             if len(tail) == 2 * length and tail[:length] == tail[length:] and not parted:
                 del out[-length:]
         kept = out
+    return [words[i] for i in kept], [*(gaps[i] for i in kept), gaps[-1]]
+
+
+def unstressed(words: list[str], gaps: list[str]) -> tuple[list[str], list[str]]:
+    """Without words that only stress where something goes: "coming right at us"."""
+    after = [*words[1:], ""]
+    kept = [i for i, w in enumerate(words) if not (w in _STRESS and after[i] in _AT)]
     return [words[i] for i in kept], [*(gaps[i] for i in kept), gaps[-1]]
 
 

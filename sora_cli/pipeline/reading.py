@@ -5,10 +5,19 @@ The caption is the language model's; `checking.py` holds it against what is read
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 from sora_cli.pipeline.lexicon import SIDE, Lexicon, Meaning, forms
-from sora_cli.pipeline.mending import STOP, mend, once, split, stand_in, wording_at
+from sora_cli.pipeline.mending import (
+    STOP,
+    mend,
+    once,
+    split,
+    stand_in,
+    unstressed,
+    wording_at,
+)
 
 MANY_WORDS = 60  # beyond these only what has a meaning here is put to the language model
 BEHIND = 6  # words that a "not" reaches
@@ -24,6 +33,8 @@ _JOINTS = _NOT | frozenset(
 )  # fmt: skip
 _IS = frozenset(("is", "that", "which", "in", "colored", "coloured", "of", "color", "colour"))
 _TWO = frozenset(("two", "2", "couple", "pair", "twin", "twins"))
+_COMES = frozenset(("falls", "falling", "fell"))
+_NAMELY = re.compile(r":|\s[-–—]+\s|—")
 _PLACES = ("floor", "sky", "camera")
 _ONE = frozenset(("a", "an", "one", "my"))
 _MORE = frozenset(
@@ -99,7 +110,7 @@ def read_prompt(prompt: str, lexicon: Lexicon, known: frozenset[str]) -> Reading
     lowered = [word.casefold() for word in typed]
     words = mend(lowered, lexicon, known)
     fixes = tuple(dict.fromkeys((w, m) for w, m in zip(lowered, words, strict=True) if w != m))
-    words, gaps = once(words, gaps)
+    words, gaps = unstressed(*once(words, gaps))
     words, gaps, stand_ins = stand_in(words, gaps, lexicon)
     mentions = _mentions(words, gaps, lexicon)
     if len(words) > MANY_WORDS:
@@ -110,8 +121,8 @@ def read_prompt(prompt: str, lexicon: Lexicon, known: frozenset[str]) -> Reading
     bound, kinds = _bound(words, gaps, mentions), _kinds(words, gaps, mentions)
     reading = Reading(
         text=text.strip(), mended=fixes, stand_ins=stand_ins, mentions=mentions, bound=bound,
-        kinds=kinds, things=_things(words, kinds, mentions), alike=_alike(words, kinds, mentions),
-        both="both" in words,
+        kinds=kinds, things=_things(words, gaps, kinds, mentions),
+        alike=_alike(words, kinds, mentions), both="both" in words,
         too_many=crowd or len(kinds) > lexicon.most_things,
     )  # fmt: skip
     return replace(reading, retold=_retold(reading, lexicon))
@@ -143,6 +154,8 @@ def _mentions(words: list[str], gaps: list[str], lexicon: Lexicon) -> tuple[Ment
         if words[at + count - 1] in ("left", "right") and words[at + count :][:1] == ["of"]:
             count = 0  # "rolling to the right of" says where
         meaning = _meaning(words, at, count, lexicon) if count else None
+        if words[at] in _COMES and found and found[-1].name == "sky" and found[-1].end == at:
+            count, meaning = 0, None  # "as night falls"
         end = at + max(count, 1)
         stops = end == len(words) or bool(STOP.search(gaps[end])) or words[end] == "and"
         if (
@@ -154,14 +167,26 @@ def _mentions(words: list[str], gaps: list[str], lexicon: Lexicon) -> tuple[Ment
         ):
             count, meaning = 1, SIDE  # "red ball left, blue cube right"
         if meaning is not None and count:
-            inside |= set(range(at, end))
             text = " ".join(words[at:end])
+            whither = _whither(words, end) if words[end - 1] in ("off", "away") else ()
+            if whither and whither in lexicon.phrases:  # "drives off to the left"
+                meaning, text = lexicon.phrases[whither], " ".join(whither)
+                end += 3 if words[end] == "to" else 1
+            inside |= set(range(at, end))
             found.append(Mention(name=meaning[0], value=meaning[1], words=text, at=at, end=end))
         at = end
     denied = _denied(words, gaps, found, inside)
     return tuple(replace(m, denied=m.at in denied) for m in found if m.name != SIDE[0]) + tuple(
         m for m in found if m.name == SIDE[0]
     )
+
+
+def _whither(words: list[str], at: int) -> tuple[str, ...]:
+    """ "left" or "to the left" from `at` on, as a whole wording; nothing where it says of what."""
+    rest = words[at + 2 :] if words[at : at + 2] == ["to", "the"] else words[at:]
+    if rest[:1] not in (["left"], ["right"]) or rest[1:2] == ["of"]:
+        return ()
+    return ("moves", "to", "the", rest[0])
 
 
 def _meaning(words: list[str], at: int, count: int, lexicon: Lexicon) -> Meaning | None:
@@ -199,7 +224,7 @@ def _bound(
     words: list[str], gaps: list[str], mentions: tuple[Mention, ...]
 ) -> tuple[tuple[str, Meaning], ...]:  # fmt: skip
     """Which colours and sizes stand with which thing: "a small red ball", "the ball is red"."""
-    asserted = [m for m in mentions if not m.denied]
+    asserted = [m for m in mentions if not m.denied and m.name != SIDE[0]]
     kinds = [m for m in asserted if m.name == "kind"]
     rows, used = [], set()
     for kind in kinds:
@@ -252,7 +277,7 @@ def _kinds(words: list[str], gaps: list[str], mentions: tuple[Mention, ...]) -> 
 
 
 def _things(
-    words: list[str], kinds: tuple[str, ...], mentions: tuple[Mention, ...]
+    words: list[str], gaps: list[str], kinds: tuple[str, ...], mentions: tuple[Mention, ...]
 ) -> int | None:  # fmt: skip
     """How many things there shall be; None where a word may mean another that nobody knows."""
     if len(kinds) >= 2 or _alike(words, kinds, mentions) or (kinds and "both" in words):
@@ -260,9 +285,20 @@ def _things(
     plural = any(m.name == "kind" and m.words != m.value and m.words.endswith("s")
                  for m in mentions)  # fmt: skip
     inside = {i for m in mentions for i in range(m.at, m.end)}
-    nouns = sum(w in _ONE and i not in inside for i, w in enumerate(words))
-    others = plural or nouns > 1 or _MORE & set(words)
+    rest = [i for i in range(len(words)) if i not in _announced(words, gaps, mentions)]
+    nouns = sum(words[i] in _ONE and i not in inside for i in rest)
+    others = plural or nouns > 1 or _MORE & {words[i] for i in rest}
     return 1 if kinds and not others and all(m.name != SIDE[0] for m in mentions) else None
+
+
+def _announced(words: list[str], gaps: list[str], mentions: tuple[Mention, ...]) -> set[int]:
+    """The words from "a thing" to the last mark before its name: "something red: a car"."""
+    found: set[int] = set()
+    for at in (i for i, word in enumerate(words) if word in ("something", "thing")):
+        named = next((m.at for m in mentions if m.name == "kind" and m.at > at), at)
+        marks = [i for i in range(at + 1, named + 1) if _NAMELY.search(gaps[i])]
+        found |= set(range(max(at - 1, 0), marks[-1])) if marks else set()
+    return found
 
 
 def _alike(words: list[str], kinds: tuple[str, ...], mentions: tuple[Mention, ...]) -> bool:

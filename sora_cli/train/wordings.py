@@ -138,10 +138,13 @@ DENIED: dict[str, Words] = {  # what stands behind "no", "not" or "without"
 }  # fmt: skip
 DOING: Words = {  # {go} as in MOTION_PHRASES
     "still": ("standing still", "not moving", "standing there", "motionless", "resting", "idle"),
-    "left": ("{go} left", "{go} to the left", "{go} leftwards", "{go} from right to left"),
-    "right": ("{go} right", "{go} to the right", "{go} rightwards", "{go} from left to right"),
+    "left": ("{go} left", "{go} to the left", "{go} leftwards", "{go} from right to left",
+             "right to left"),
+    "right": ("{go} right", "{go} to the right", "{go} rightwards", "{go} from left to right",
+              "left to right"),
     "toward": ("coming closer", "approaching", "{go} toward the camera", "{go} towards us",
-               "{go} towards the viewer", "coming toward me"),
+               "{go} towards the viewer", "coming toward me", "coming at us", "{go} at the viewer",
+               "coming towards the camera", "getting closer", "coming nearer"),
     "away": ("{go} away", "leaving", "{go} into the distance", "{go} away from the camera"),
     "bounces": ("bouncing", "bouncing", "jumping", "hopping", "bouncing up and down"),
     "falls": ("falling", "falling", "dropping", "falling down", "falling from the sky"),
@@ -149,7 +152,8 @@ DOING: Words = {  # {go} as in MOTION_PHRASES
 }  # fmt: skip
 DOES: Words = {
     "still": ("is still", "stays"), "left": ("goes left", "heads left"),
-    "right": ("goes right", "heads right"), "toward": ("comes towards us", "gets closer"),
+    "right": ("goes right", "heads right"),
+    "toward": ("comes towards us", "gets closer", "comes at us"),
     "away": ("leaves", "goes away", "drives off"), "bounces": ("hops", "jumps", "bounce"),
     "falls": ("drops", "falls down", "fall"), "spins": ("turns", "twirls", "spin"),
 }  # fmt: skip
@@ -197,6 +201,7 @@ ORDINARY = (
     "colour", "colored", "any", "all", "onto", "through", "across", "between", "around", "about",
     "only", "more", "most", "good", "great", "nothing", "something", "everything", "anything",
     "instead", "rather", "than", "except", "never", "happens", "shows", "showing", "along",
+    "straight", "directly",
 )  # fmt: skip
 SIDES = (  # where a thing is, which is no motion
     "on the left", "on the right", "at the left", "at the right", "to the left of",
