@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sora_cli.eval import curve, lessons, plot, sampling, scaling, sources
+from sora_cli.eval import curve, gallery, lessons, plot, sampling, scaling, sources
 from sora_cli.eval.judge import Judge
 from sora_cli.models.specs import TINY
 from sora_cli.weights import store
@@ -176,3 +176,19 @@ def test_the_default_and_the_unbeaten_are_marked() -> None:
     assert marked[f"{TINY.num_inference_steps}euler"].endswith("| default * |")
     assert marked["4euler"].endswith("| * |")
     assert marked[f"{TINY.num_inference_steps}unipc"].endswith("|  |")
+
+
+# ---------------------------------------------------------------------- contact sheets
+
+
+def test_a_gallery_shows_each_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Weights can be looked at where there is neither a judge nor ffmpeg."""
+    words = ["--samples", "2", "--sizes", "64x48,48x64", "--split", "development"]
+    assert gallery.main([str(tmp_path), *words]) == 0
+    paths = [tmp_path / f"gallery-{size}.png" for size in ("64x48", "48x64")]
+    assert capsys.readouterr().out.split() == [str(path) for path in paths]
+    for path, width in zip(paths, (64, 48), strict=True):
+        with Image.open(path) as sheet:
+            assert sheet.width > gallery.COLUMNS * width and sheet.mode == "P"
+    assert gallery.main([str(tmp_path), "--sizes", "64x50"]) == 2
+    assert "steps of 16" in capsys.readouterr().err

@@ -26,7 +26,7 @@ from sora_cli.train.world import SPLITS
 from sora_cli.weights import load, store
 
 SIZES = "160x96,96x160,128x128"
-COLUMNS, INKS = 5, 128  # frames of a clip, colours of a sheet: small files
+COLUMNS, INKS = 5, 256  # frames of a clip, colours of a sheet: small files
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -70,11 +70,11 @@ def show(studio: Studio, sizes: list[tuple[int, int]], arguments: argparse.Names
         if not asked:
             continue
         latents = make(studio, asked)
-        with load.vae(studio.model.parts["vae"], device=studio.device, dtype=studio.dtype) as vae:
+        with load.vae(studio.model.parts["vae"], device=studio.device, dtype=torch.float32) as vae:
             clips = decode(vae, latents).numpy()
         path = arguments.folder / f"gallery-{width}x{height}.png"
         contact_sheet(list(clips), [p.caption.text for p in asked], path, columns=COLUMNS)
-        Image.open(path).quantize(INKS, dither=Image.Dither.NONE).save(path, optimize=True)
+        Image.open(path).quantize(INKS).save(path, optimize=True)
         sys.stdout.write(f"{path}\n")
 
 
