@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -9,6 +10,16 @@ import pytest
 
 # Golden values depend on the order of additions, so on the number of threads.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+# As `sora` sets it: threads that spin where they wait take ten times as long on busy cores.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+if importlib.util.find_spec("triton") is not None:
+    # Whether its functions are interpreted is settled when Triton is first imported, which some
+    # tests' libraries do by the way.
+    os.environ["TRITON_INTERPRET"] = "1"
+    import sora_cli.models.kernels  # noqa: F401
+
+    del os.environ["TRITON_INTERPRET"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
