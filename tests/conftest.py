@@ -11,7 +11,7 @@ import pytest
 # Golden values depend on the order of additions, so on the number of threads.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 # As `sora` sets it: threads that spin where they wait take ten times as long on busy cores.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 if importlib.util.find_spec("triton") is not None:
     # Whether its functions are interpreted is settled when Triton is first imported, which some

@@ -32,8 +32,8 @@ def run() -> NoReturn:
     if "OMP_WAIT_POLICY" not in os.environ:
         # So is this, by torch's threads. Left alone they spin for 300,000 rounds, about 15 ms,
         # wherever they wait for each other: on busy cores a clip then takes thirty times as long
-        # (docs/reference/threads.md). These 1,000, about 50 µs, span the gaps of a quiet machine.
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+        # (docs/reference/threads.md). 1,000 rounds cost a quiet machine a tenth, 5,000 little.
+        os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     if not _debugging():
         import warnings
 
