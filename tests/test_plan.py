@@ -378,3 +378,11 @@ def test_shapes_are_read_from_configs() -> None:
     assert shapes.transformer.image_tokens == 514
     job = JobShape(width=64, height=32, num_frames=5, steps=1)
     assert job.tokens(shapes) == 2 * 1 * 2
+
+
+def test_the_plan_decodes_as_many_frames_at_once_as_the_autoencoder() -> None:
+    """The planner imports no network, so it states the rule again; both must say the same."""
+    for config in SMALL_VAES.values():
+        shape = AutoencoderShape.of(config)
+        for height, width in ((1, 1), (6, 10), (16, 16), (90, 160)):
+            assert shape.decoded_at_once(height, width) == config.decoded_at_once(height, width)

@@ -300,12 +300,11 @@ def network_shapes(installed: Installed) -> NetworkShapes:
     found: dict[str, Any] = {
         name: loose.look(parts[name]).config for name in ("transformer", "vae", "text_encoder")
     }
-    return shapes.NetworkShapes(
-        transformer=shapes.TransformerShape.of(
-            found["transformer"], experts=2 if "transformer_2" in parts else 1
-        ),
-        autoencoder=shapes.AutoencoderShape.of(found["vae"]),
-        text_encoder=shapes.TextEncoderShape.of(found["text_encoder"]),
+    return shapes.NetworkShapes.of(
+        found["transformer"],
+        found["vae"],
+        found["text_encoder"],
+        experts=2 if "transformer_2" in parts else 1,
         image_encoder_parameters=(shapes.CLIP_VIT_H_PARAMETERS if "image_encoder" in parts else 0),
         disk_bytes=size_on_disk(installed),
     )
