@@ -10,8 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
+import typer.main
+from typer.core import TyperGroup as Group
 
-COMMANDS = 9
+from sora_cli.cli.commands import app
+
+_sora = typer.main.get_command(app)
+assert isinstance(_sora, Group)
+COMMANDS = len(_sora.commands)
 BARE = f"""
 import typer
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -55,19 +61,21 @@ def python(
     )
 
 
-def seconds(code: str, cwd: Path) -> float:
-    started = time.perf_counter()
-    process = python(code, "--help", cwd=cwd)
-    process.communicate(timeout=120)
+def processor_seconds(code: str, cwd: Path) -> float:
+    """Of a process that asks for help: its own time, whatever else the machine is doing."""
+    process = python(code, "--help", cwd=cwd, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0
-    return time.perf_counter() - started
+    return usage.ru_utime + usage.ru_stime
 
 
 def test_help_is_quick(tmp_path: Path) -> None:
     """At most twice a bare Typer app of as many commands; the least of several runs of each."""
-    pairs = [(seconds(BARE, tmp_path), seconds(OURS, tmp_path)) for _ in range(5)]
+    pairs = [(processor_seconds(BARE, tmp_path), processor_seconds(OURS, tmp_path))
+             for _ in range(6)]  # fmt: skip
     bare, ours = (min(times) for times in zip(*pairs, strict=True))
-    assert ours <= 2 * bare, f"sora --help takes {ours:.2f} s, a bare app {bare:.2f} s"
+    assert ours <= 2 * bare, f"sora --help takes {ours:.3f} s, a bare app {bare:.3f} s"
 
 
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
