@@ -232,3 +232,9 @@ class Tokenizer:
         ids = torch.tensor([row.ids for row in rows], dtype=torch.int64)
         mask = torch.tensor([row.attention_mask for row in rows], dtype=torch.int64)
         return ids, mask
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Where each token of a text stands in it: characters [start, end)."""
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        return [(start, end) for start, end in self._tokenizer.encode(text).offsets]

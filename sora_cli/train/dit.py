@@ -2,16 +2,20 @@
 
 `python -m sora_cli.train.dit LATENTS TOKENIZER OUT --minutes 70` trains on encoded clips, resumes
 from OUT/transformer-run/, and writes OUT/transformer/ and OUT/text_encoder/. Rectified flow: the
-network sees (1 - σ)·x0 + σ·noise and predicts noise - x0 (arXiv 2403.03206). B clips of one
-bucket a step; T latent frames.
+network sees (1 - σ)·x0 + σ·noise and predicts noise - x0 (arXiv 2403.03206). The text encoder is
+first taught to read alone (binding.py), and goes on with it. B clips of one bucket a step; T latent
+frames.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import random
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +23,7 @@ from torch import Tensor, nn
 
 from sora_cli.models.dit import DiT, DiTConfig
 from sora_cli.models.text_encoder import TextEncoder, TextEncoderConfig, Tokenizer
+from sora_cli.train.binding import Reader, lesson
 from sora_cli.train.captions import dense, short
 from sora_cli.train.dataset import (
     Bucket,
@@ -26,8 +31,9 @@ from sora_cli.train.dataset import (
     latent_shards,
     load_latents,
     shard_bucket,
+    world_of,
 )
-from sora_cli.train.export import save_dit, save_text_encoder
+from sora_cli.train.export import remember_start, save_dit, save_text_encoder
 from sora_cli.train.loop import (
     Ema,
     Muon,
@@ -49,6 +55,9 @@ TINY_DIT = DiTConfig(
 TOKENS_A_STEP = 4000
 DROP_PROMPT, GIVE_LATENTS, DENSE = 0.10, 0.30, 0.6
 EARLY = 0.5  # share of the samples near pure noise, where words decide
+READ_EVERY, READ_CAPTIONS, READ_SHARE = 4, 64, 0.1  # steps; captions each; weight in the loss
+READ_FIRST, READ_RATE, HOLD = 500, 4e-3, 0.3  # before the first step; see learn_to_read
+READ_BIASES = 30.0  # times the rate: a few numbers each, of size 1
 
 
 class Captioned(nn.Module):
@@ -58,6 +67,7 @@ class Captioned(nn.Module):
         super().__init__()
         self.text = TextEncoder(TINY_TEXT)
         self.dit = DiT(dit)
+        self.reader = Reader(TINY_TEXT.hidden_size)
         self.text.init_weights()
         self.dit.init_weights()
 
@@ -81,17 +91,20 @@ class Batch:
 class Batches:
     """Draws batches of one bucket with about `tokens` tokens; re-reads new shards."""
 
-    def __init__(self, folder: Path, rng: random.Random, tokens: int = TOKENS_A_STEP) -> None:
-        self.folder, self.rng, self.tokens, self.drawn = folder, rng, tokens, 0
+    def __init__(
+        self, folders: list[Path], rng: random.Random, tokens: int = TOKENS_A_STEP
+    ) -> None:
+        self.folders, self.rng, self.tokens, self.drawn = folders, rng, tokens, 0
         self.shards: dict[str, list[LatentClips]] = {}
-        self.known: set[int] = set()
+        self.known: set[tuple[Path, int]] = set()
 
     def _refresh(self) -> None:
-        for shard in latent_shards(self.folder):
-            if shard not in self.known:
-                self.known.add(shard)
-                clips = load_latents(self.folder, shard)
-                self.shards.setdefault(shard_bucket(shard).name, []).append(clips)
+        for folder in self.folders:
+            for shard in latent_shards(folder):
+                if (folder, shard) not in self.known:
+                    self.known.add((folder, shard))
+                    clips = load_latents(folder, shard)
+                    self.shards.setdefault(shard_bucket(shard).name, []).append(clips)
 
     def draw(self, progress: float) -> Batch:
         """Small clips first: a bucket's share of the steps grows with its tokens over the run."""
@@ -174,14 +187,44 @@ def losses(model: nn.Module, tokenizer: Tokenizer, batch: Batch, device: torch.d
 def make_optimizers(model: Captioned) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside blocks, AdamW for embeddings, norms, heads and modulation."""
     matrices: list[nn.Parameter] = []
+    biases: list[nn.Parameter] = []  # of the text encoder's attention, by distance
     others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        hidden = "blocks." in name and parameter.ndim == 2 and "pos_embedding" not in name
-        (matrices if hidden else others).append(parameter)
+        hidden = "blocks." in name and parameter.ndim == 2
+        (biases if "pos_embedding" in name else matrices if hidden else others).append(parameter)
+    groups: list[dict[str, Any]] = [{"params": others}, {"params": biases, "reading": READ_BIASES}]
     return [
         Muon(matrices),
-        torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0),
+        torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0),
     ]
+
+
+def learn_to_read(model: Captioned, tokenizer: Tokenizer, rng: random.Random, steps: int) -> None:
+    """Teach the text encoder alone which words belong together, before anything is denoised.
+
+    Its tokens are held near what they were, in which a transformer that goes on may be at home:
+    HOLD times the squared distance, of the tokens' own square.
+    """
+    device = model.text.token_embedding.weight.device
+    before = copy.deepcopy(model.text).requires_grad_(False)
+    optimizers = make_optimizers(model)
+    for step in range(steps):
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                rate = learning_rate(step / steps, READ_RATE, step, warmup=50)
+                group["lr"] = rate * group.get("reading", 1.0)
+        page = lesson(tokenizer, rng, READ_CAPTIONS, "wide", TEXT_LEN, device)
+        real = page.mask[..., None]
+        with torch.autocast(device.type, torch.bfloat16):
+            was, now = before(page.ids, page.mask) * real, model.text(page.ids, page.mask) * real
+            loss = model.reader(now, page.wanted)
+        moved = (now - was).square().sum() / was.square().sum()
+        model.zero_grad(set_to_none=True)
+        (loss + HOLD * moved).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        if step % 50 == 49:
+            sys.stderr.write(f"reading {step + 1}/{steps}: {float(loss.detach()):.3f}\n")
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -201,12 +244,16 @@ def train(arguments: argparse.Namespace) -> None:
         torch.manual_seed(arguments.seed + run.steps)
     elif arguments.start:
         _start_from(arguments.start, model)
+        remember_start(arguments.start, run.folder)
+    rng = random.Random(f"dit/{arguments.seed}/{run.steps}")
+    tokenizer = Tokenizer.from_folder(arguments.tokenizer)
+    if state is None:
+        learn_to_read(model, tokenizer, rng, min(arguments.read, arguments.steps))
         ema = Ema(model)
     if arguments.compile:  # a fifth faster on a CPU, once the minute of compiling is over
         for block in model.dit.blocks:
             block.compile(dynamic=True)
-    tokenizer = Tokenizer.from_folder(arguments.tokenizer)
-    rng = random.Random(f"dit/{arguments.seed}/{run.steps}")
+    world = "wide" if any(world_of(f) == "wide" for f in arguments.latents) else "plain"
     batches = Batches(arguments.latents, rng, arguments.tokens)
     saved = run.elapsed
     while run.progress < 1 and run.steps < arguments.steps:
@@ -218,6 +265,11 @@ def train(arguments: argparse.Namespace) -> None:
         loss = losses(model, tokenizer, batch, device)
         model.zero_grad(set_to_none=True)
         loss.backward()
+        if run.steps % READ_EVERY == 0:
+            page = lesson(tokenizer, rng, READ_CAPTIONS, world, TEXT_LEN, device)
+            with torch.autocast(device.type, torch.bfloat16):
+                read = model.reader(model.text(page.ids, page.mask), page.wanted)
+            (READ_SHARE * read).backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
@@ -226,6 +278,7 @@ def train(arguments: argparse.Namespace) -> None:
         run.count(
             len(batch.prompts),
             loss=float(loss.detach()),
+            reading=float(read.detach()),
             norm=float(norm),
             ktokens=tokens,
             rate=rate,
@@ -262,12 +315,13 @@ def _save(run: Run, model: nn.Module, ema: Ema, optimizers: list[torch.optim.Opt
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("latents", type=Path)
+    parser.add_argument("latents", type=Path, nargs="+", help="one or several folders of clips")
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=70.0)
     parser.add_argument("--steps", type=int, default=10**9, help="stop after this many steps")
     parser.add_argument("--rate", type=float, default=1.2e-3, help="peak learning rate")
+    parser.add_argument("--read", type=int, default=READ_FIRST, help="steps of reading alone")
     parser.add_argument("--tokens", type=int, default=TOKENS_A_STEP, help="of a step's batch")
     parser.add_argument("--start", type=Path, help="a model folder to go on from, where OUT is new")
     parser.add_argument("--compile", action="store_true", help="compile the transformer's blocks")

@@ -31,6 +31,7 @@ from sora_cli.weights.store import SUMS
 
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "language_model", "captioner")
 PROVENANCE = "provenance.json"
+START = "start.json"  # in a transformer's run: the counters of the weights it began from
 MAX_SHARD = "14MB"  # a repository keeps every version of a file
 INDEX = {
     "_class_name": "WanPipeline",
@@ -126,7 +127,17 @@ def provenance(run: Path) -> dict[str, Any]:
             "flops": float(f"{flops:.3g}"),  # 6 · parameters · tokens, attention left out
             "flops_per_second": float(f"{flops / rows['runs']['transformer']['seconds']:.3g}"),
         }
+    start = run / "transformer-run" / START
+    if start.is_file():
+        rows["runs"]["transformer"]["started_from"] = json.loads(start.read_text())
     return rows
+
+
+def remember_start(model: Path, run: Path) -> None:
+    """Keep in a transformer's run folder what its starting weights had been trained on."""
+    file = model / PROVENANCE
+    before = json.loads(file.read_text())["runs"].get("transformer", {}) if file.is_file() else {}
+    (run / START).write_text(json.dumps(before) + "\n")
 
 
 def parameters(part: Path) -> int:
