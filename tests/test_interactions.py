@@ -12,8 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sora_cli.eval import interaction, track
+from sora_cli.eval import happenings, interaction, track
+from sora_cli.eval.report import BARS
 from sora_cli.eval.survey import of_family
+from sora_cli.eval.truth import Prompt
 from sora_cli.train.bodies import Owner
 from sora_cli.train.events import (
     GRAVITY,
@@ -30,6 +32,7 @@ from sora_cli.train.families import WIDE
 from sora_cli.train.physics import contact_distance, hidden_frames, mass, share_left, stripe
 from sora_cli.train.render import render, render_objects
 from sora_cli.train.things import BUILDS, extent
+from sora_cli.train.words import Caption
 from sora_cli.train.world import Scene, position
 
 SIZE = {"width": 112, "height": 64, "num_frames": 17}
@@ -184,22 +187,26 @@ def test_reappearing_is_measured(seen: Callable) -> None:
     _, _, masks = seen("behind")
     true = masks["thing", 0]
     hidden = interaction.hidden_in(true)
-    assert interaction.reappears(true, hidden) and interaction.exit_error(true, hidden) == 0
+    assert interaction.reappears(true, true) and interaction.exit_error(true, true) == 0
     assert interaction.stays_hidden(true, hidden) == 1
     gone = true.clone()
     gone[hidden[-1] + 1 :] = False
-    assert not interaction.reappears(gone, hidden)
-    assert interaction.exit_error(gone, hidden) == len(true) - hidden[-1] - 1
+    assert not interaction.reappears(gone, true)
+    left = len(true) - hidden[-1] - 1  # frames, in the first of which little of it is seen
+    assert left - 2 <= interaction.exit_error(gone, true) <= left
     late = torch.cat(
         (true[: hidden[-1] + 1], true[hidden[-1] : hidden[-1] + 1], true[hidden[-1] :])
     )
-    assert interaction.exit_error(late[: len(true)], hidden) == 2
+    assert interaction.exit_error(late[: len(true)], true) == 2
     through = true.clone()
     through[hidden] = true[0]
     assert interaction.stays_hidden(through, hidden) == 0
     large = true.clone()
     large[hidden[-1] + 1 :, 20:60, 20:90] = True
-    assert not interaction.reappears(large, hidden)
+    assert not interaction.reappears(large, true)
+    held = true.clone()
+    held[hidden[0] :] = true[hidden[0] - 2]  # it stays where it was
+    assert not interaction.reappears(held, true)
 
 
 def test_trails_that_fade_are_measured(seen: Callable) -> None:
@@ -280,3 +287,25 @@ def test_things_are_told_apart_by_their_looks_as_well_as_by_their_masks(seen: Ca
         assert track.overlap(mine, mask) > 0.7
     places = interaction.lane_places(scene, (found[0], found[1]))
     assert interaction.momentum_error(scene, scene.event, places) < 0.1
+
+
+@pytest.mark.parametrize("question", happenings.QUESTIONS, ids=lambda q: q.family)
+def test_every_question_is_right_on_the_truth_and_wrong_where_nothing_happens(
+    question: happenings.Question, seen: Callable
+) -> None:
+    """Each figure has its bar, and to hold the last given frame is worse in one of them."""
+    if question.family == "game":
+        scene = drawn("game", 1)[0]
+        frames, masks = render([scene])[0][0], {}
+    else:
+        scene, frames, masks = seen(question.family)
+    prompt = Prompt(scene=scene, caption=Caption(text="", named=frozenset()), seed=0)
+    one = happenings.Happening(prompt=prompt, frames=frames, masks=masks)
+    held = frames.clone()
+    held[question.given :] = frames[question.given - 1]
+    true, still = question.measure(one, frames), question.measure(one, held)
+    assert all((question.ability, name) in BARS for name in true)
+    smaller = {name: BARS[question.ability, name].smaller_is_better for name in true}
+    assert any(
+        still[name] > true[name] if smaller[name] else still[name] < true[name] for name in true
+    )

@@ -1,7 +1,7 @@
 """The grid game, read back from frames: are its transitions legal, are the prompt's actions obeyed?
 
-Each cell is compared with what it can be (floor, wall, coin, player) by the colours of its pixels;
-the board is known. Frames are uint8 [T, H, W, 3].
+Each cell is compared with what it can be (floor, wall, coin, player) by the mean colours of its
+quarters, which an autoencoder that blurs keeps; the board is known. Frames are uint8 [T, H, W, 3].
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from sora_cli.train.events import Game
 from sora_cli.train.flat import corner, flat_frames
 from sora_cli.train.grid_game import State, after, cell_pixels, legal, states
 from sora_cli.train.world import Scene
 
-TRUST = 0.5  # of the way from one look to the nearest other: farther off a cell is unreadable
+TRUST = 0.7  # of the way from one look to the nearest other: farther off a cell is unreadable
 Board = dict[tuple[int, int], str]  # what each cell shows; `?` where it looks like nothing known
 
 
@@ -31,15 +32,18 @@ def looks(scene: Scene, game: Game) -> dict[str, Tensor]:
         replace(scene, event=shown, width=5 * side, height=side, num_frames=1),
         torch.device("cpu"),
     )[0][0]
-    cells = [_inner(cell) for cell in picture.float().split(side, 1)]
+    cells = [_quarters(cell) for cell in picture.float().split(side, 1)]
     names = ("floor", "floor too", "wall", "coin", "player")
     return dict(zip(names, cells, strict=True))
 
 
-def _inner(cell: Tensor) -> Tensor:
-    """A cell [side, side, 3] without what an autoencoder may mix with its neighbours."""
+def _quarters(cell: Tensor) -> Tensor:
+    """The mean colours [2, 2, 3] of a cell [side, side, 3] without its edges, which may be mixed
+    with its neighbours.
+    """
     edge = len(cell) // 6
-    return cell[edge:-edge, edge:-edge]
+    inner = cell[edge:-edge, edge:-edge].permute(2, 0, 1)
+    return functional.adaptive_avg_pool2d(inner, 2).permute(1, 2, 0)
 
 
 def board_in(scene: Scene, game: Game, frame: Tensor) -> Board:
@@ -55,7 +59,7 @@ def board_in(scene: Scene, game: Game, frame: Tensor) -> Board:
     for column in range(game.columns):
         for row in range(game.rows):
             x, y = left + column * side, top + row * side
-            cell = _inner(frame[y : y + side, x : x + side].float().cpu())
+            cell = _quarters(frame[y : y + side, x : x + side].float().cpu())
             distance = (stack - cell).square().mean((1, 2, 3)).sqrt()
             best = int(distance.argmin())
             sure = bool(distance[best] < TRUST * nearest[best])

@@ -26,7 +26,9 @@ from sora_cli.train.world import CAMERA_DISTANCE, TAN_HALF_FOV, Scene
 LEAST_PIXELS = 6  # of a piece
 GROWTH = 0.04  # of the area at the start: outlines flicker by less
 BITE = 0.045  # of the area at the start: a bite takes more
+REST = 0.013  # of the area at the start, a frame: falls by less are none
 ALIKE = 0.35  # by which the area before and after a wall may differ
+GONE = 0.25  # of what was seen of a thing before the wall: less is none of it
 BESIDE = 1  # frames around a blow that do not count
 
 
@@ -108,9 +110,17 @@ def never_grows(masks: Tensor) -> float:
 
 
 def bites_seen(masks: Tensor) -> int:
-    """How many times a piece goes at once: areas fall by more than `BITE` of the first."""
-    areas = masks.sum((1, 2)).float()
-    return int((areas[:-1] - areas[1:] > BITE * areas[0]).sum())
+    """How many times a piece goes: falls of the area by more than `BITE` of the first in all, over
+    however many frames an autoencoder spreads them, with rest between them.
+    """
+    least = torch.cummin(masks.sum((1, 2)).float(), 0).values
+    count, fallen = 0, 0.0
+    for step in (*(-least.diff() / least[0].clamp_min(1)).tolist(), 0.0):
+        if step > REST:
+            fallen += step
+        else:
+            count, fallen = count + (fallen > BITE), 0.0
+    return count
 
 
 def pieces_in(mask: Tensor) -> int:
@@ -197,16 +207,30 @@ def hidden_in(masks: Tensor) -> list[int]:
     return [f for f in gone if seen and seen[0] < f < seen[-1]]
 
 
-def reappears(masks: Tensor, hidden: list[int]) -> bool:
-    """Whether what went behind the wall comes out, about as large as it went in.
+def _areas(masks: Tensor, hidden: list[int]) -> tuple[Tensor, float]:
+    """Pixels in each frame [T], and how many at most are as good as none: a share of those before.
+
+    What blur leaves at the edges of a wall is no thing.
+    """
+    areas = masks.sum((1, 2)).float()
+    largest = float(areas[: hidden[0]].max())
+    return areas, max(GONE * largest, track.LEAST_PIXELS - 1)
+
+
+def reappears(masks: Tensor, true: Tensor) -> bool:
+    """Whether what went behind the wall comes out on the other side, about as large as it went in.
 
     Args:
         masks: where it is seen, [T, H, W].
-        hidden: the frames in which nothing of it can be seen.
+        true: where it should be seen, [T, H, W].
     """
-    whole = track.whole(masks)
+    hidden = hidden_in(true)
+    whole, places = track.whole(masks), track.middles(true)[:, 0]
+    start, end = float(places[hidden[0] - 1]), float(places[-1])
     before = [f for f in range(hidden[0]) if whole[f]]
-    after = [f for f in range(hidden[-1] + 1, len(masks)) if whole[f]]
+    ours = track.middles(masks)[:, 0]
+    across = (ours - end).abs() < abs(start - end) / 2
+    after = [f for f in range(hidden[-1] + 1, len(masks)) if whole[f] and across[f]]
     if not before or not after:
         return False
     areas = masks.sum((1, 2)).float()
@@ -216,14 +240,17 @@ def reappears(masks: Tensor, hidden: list[int]) -> bool:
 
 def stays_hidden(masks: Tensor, hidden: list[int]) -> float:
     """Share of the hidden frames in which nothing of it is seen."""
-    areas = masks[hidden].sum((1, 2))
-    return float((areas < track.LEAST_PIXELS).float().mean())
+    areas, none = _areas(masks, hidden)
+    return float((areas[hidden] <= none).float().mean())
 
 
-def exit_error(masks: Tensor, hidden: list[int]) -> int:
+def exit_error(masks: Tensor, true: Tensor) -> int:
     """Frames between when it is seen again and when it should be; all the rest if it never is."""
-    due = hidden[-1] + 1
-    areas = masks.sum((1, 2))
-    inside = hidden[len(hidden) // 2]
-    later = [f for f in range(inside, len(masks)) if areas[f] >= track.LEAST_PIXELS]
-    return abs((later[0] if later else len(masks)) - due)
+    hidden = hidden_in(true)
+
+    def comes(seen: Tensor) -> int:
+        areas, none = _areas(seen, hidden)
+        later = range(hidden[len(hidden) // 2], len(seen))
+        return next((f for f in later if areas[f] > none), len(seen))
+
+    return abs(comes(masks) - comes(true))

@@ -64,6 +64,18 @@ BARS: dict[tuple[str, str], Bar] = {
     **{("plausibility", f"impossible is harder: {kind}, % of pairs"): Bar() for kind in TWINS},
     ("permanence", "as many things at the end as at the start, %"): Bar(first=70.0, goal=95.0),
     ("permanence", "the same things at the end as at the start, %"): Bar(first=70.0, goal=95.0),
+    ("physics", "momentum after a collision, % off"): Bar(smaller_is_better=True),
+    ("permanence", "comes out from behind a wall, %"): Bar(first=70.0, goal=95.0),
+    ("permanence", "behind a wall it is not seen, % of frames"): Bar(),
+    ("permanence", "comes out, frames too soon or too late"): Bar(smaller_is_better=True),
+    ("interaction", "paint stays, overlap of all that was with the last"): Bar(goal=0.9),
+    ("interaction", "paint at the end, overlap with the true"): Bar(),
+    ("interaction", "what is eaten never grows, % of steps"): Bar(goal=90.0),
+    ("interaction", "as many bites as asked, %"): Bar(),
+    ("interaction", "as many pieces as asked, % of the frames after"): Bar(goal=90.0),
+    ("digital world", "legal transitions, %"): Bar(goal=98.0),
+    ("digital world", "actions obeyed, %"): Bar(goal=98.0),
+    ("digital world", "ends where the actions lead, %"): Bar(),
     ("3D consistency", "reprojection residual, of 255"): Bar(smaller_is_better=True),
     ("3D consistency", "reprojection residual, times the floor"): Bar(
         goal=1.2, smaller_is_better=True

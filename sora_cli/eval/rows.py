@@ -18,7 +18,7 @@ from sora_cli.eval.report import ATTRIBUTES, Row
 from sora_cli.eval.sheet import contact_sheet
 from sora_cli.eval.truth import CLASSES, OF_THINGS, Prompt, paths, prompts, render_all
 from sora_cli.train.captions import attributes
-from sora_cli.train.world import Scene
+from sora_cli.train.world import PLAIN, Mixture, Scene
 from sora_cli.weights import load
 
 SHOWN = 12  # clips on a contact sheet
@@ -31,6 +31,7 @@ CAPS = {  # names of what costs more than a clip by --samples, and how many ther
     "long": (5, "videos of a minute"),
     "physics": (32, "clips to go on from five true frames"),
     "pair": (20, "scenes to be made impossible"),
+    "event": (16, "clips of each kind of event in the wide world"),
     "camera": (16, "clips whose camera moves"),
     "size": (16, "clips at each new size and length"),
     "word": (48, "clips of each question about words, each way"),
@@ -56,13 +57,14 @@ class Exam:
 
     def prompts(
         self, level: str, *, cap: str | None = None, num_frames: int | None = None,
-        only: Callable[[Scene], bool] | None = None,
+        only: Callable[[Scene], bool] | None = None, mixture: Mixture = PLAIN,
     ) -> list[Prompt]:  # fmt: skip
         """The sitting's first prompts at the model's own size; by default all, of its length."""
         spec = self.studio.model.spec
         return prompts(
             self.most(cap), split=self.split, level=level, width=spec.width, height=spec.height,
             num_frames=spec.num_frames if num_frames is None else num_frames, only=only,
+            mixture=mixture,
         )  # fmt: skip
 
     def truth(self) -> tuple[Tensor, Tensor]:

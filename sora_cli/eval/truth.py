@@ -22,9 +22,11 @@ from sora_cli.train.world import (
     COLORS,
     FLOORS,
     MOTIONS,
+    PLAIN,
     SKIES,
     TAN_HALF_FOV,
     THINGS,
+    Mixture,
     Scene,
     Thing,
     Vec3,
@@ -105,11 +107,11 @@ class Prompt:
 
 def prompts(
     count: int, *, split: str, level: str, width: int, height: int, num_frames: int, seed: int = 0,
-    only: Callable[[Scene], bool] | None = None,
+    only: Callable[[Scene], bool] | None = None, mixture: Mixture = PLAIN,
 ) -> list[Prompt]:  # fmt: skip
     """The first `count` prompts of a split, the same for ever; `level` is dense or short.
 
-    only: of which scenes; None: all.
+    only: of which scenes of the mixture; None: all.
     """
     write = {"dense": dense, "short": short}[level]
     rows: list[Prompt] = []
@@ -117,8 +119,9 @@ def prompts(
         if len(rows) == count:
             break
         scene = draw_scene(
-            seed, index, width=width, height=height, num_frames=num_frames, split=split
-        )
+            seed, index, width=width, height=height, num_frames=num_frames, split=split,
+            mixture=mixture,
+        )  # fmt: skip
         if only is not None and not only(scene):
             continue
         caption = write(scene, random.Random(f"prompt/{level}/{split}/{seed}/{index}"))
