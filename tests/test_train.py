@@ -49,7 +49,8 @@ def test_recipes_lead_from_clips_to_a_model_that_runs(
     run(dataset, monkeypatch, pool, "--encode", out)
     assert len(dataset.latent_shards(pool / "latents")) == 4
     words = (pool / "latents", out / "tokenizer", out)
-    run(dit, monkeypatch, *words, "--steps", 2, "--minutes", 5)
+    for steps in (1, 2):  # the second goes on from the first
+        run(dit, monkeypatch, *words, "--steps", steps, "--read", 1, "--minutes", 5)
     run(export, monkeypatch, out, target)
     runs = json.loads((target / "provenance.json").read_text())["runs"]
     assert {name: row["steps"] for name, row in runs.items()} == {

@@ -262,6 +262,7 @@ def train(arguments: argparse.Namespace) -> None:
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
+        measured: dict[str, float] = {}
         loss = losses(model, tokenizer, batch, device)
         model.zero_grad(set_to_none=True)
         loss.backward()
@@ -270,6 +271,7 @@ def train(arguments: argparse.Namespace) -> None:
             with torch.autocast(device.type, torch.bfloat16):
                 read = model.reader(model.text(page.ids, page.mask), page.wanted)
             (READ_SHARE * read).backward()
+            measured["reading"] = float(read.detach())
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
@@ -278,10 +280,10 @@ def train(arguments: argparse.Namespace) -> None:
         run.count(
             len(batch.prompts),
             loss=float(loss.detach()),
-            reading=float(read.detach()),
             norm=float(norm),
             ktokens=tokens,
             rate=rate,
+            **measured,
         )
         if run.elapsed - saved > 180:
             saved = run.elapsed
