@@ -91,7 +91,7 @@ def test_a_small_encoder_learns_whose_words_they_are(tokenizer: Tokenizer) -> No
     )
     encoder, reader = TextEncoder(small), binding.Reader(32)
     encoder.init_weights()
-    page = binding.lesson(tokenizer, random.Random(0), 8, "wide", 64, torch.device("cpu"))
+    page = binding.lesson(tokenizer, random.Random(0), 8, 64, torch.device("cpu"))
     optimizer = torch.optim.Adam([*encoder.parameters(), *reader.parameters()], lr=1e-2)
     seen = []
     for _ in range(40):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sora_cli.models.text_encoder import Tokenizer
 from sora_cli.train.captions import dense, short
-from sora_cli.train.families import MIXTURES
+from sora_cli.train.families import WIDE
 from sora_cli.train.words import ALL_KINDS, ALL_MOTIONS, SIZE_WORDS, Caption
 from sora_cli.train.world import COLORS, SIZES, Scene, draw_scene
 
@@ -107,13 +107,13 @@ class Reader(nn.Module):
         return torch.stack(rows).mean()
 
 
-def draw_captions(rng: random.Random, count: int, world: str) -> list[tuple[Scene, Caption]]:
-    """Captions at both levels of new scenes, two of three with several things."""
+def draw_captions(rng: random.Random, count: int) -> list[tuple[Scene, Caption]]:
+    """Captions at both levels of new scenes of the wide world, many of them with several things."""
     rows: list[tuple[Scene, Caption]] = []
     while len(rows) < count:
         scene = draw_scene(
             rng.getrandbits(40), 0, width=160, height=96, num_frames=rng.choice((17, 25)),
-            mixture=MIXTURES[world], num_things=2 if rng.random() < 0.4 else None,
+            mixture=WIDE, num_things=2 if rng.random() < 0.4 else None,
         )  # fmt: skip
         if scene.things:
             rows.append((scene, (dense if rng.random() < 0.5 else short)(scene, rng)))
@@ -130,11 +130,10 @@ class Lesson:
 
 
 def lesson(
-    tokenizer: Tokenizer, rng: random.Random, count: int, world: str, max_length: int,
-    device: torch.device,
-) -> Lesson:  # fmt: skip
+    tokenizer: Tokenizer, rng: random.Random, count: int, max_length: int, device: torch.device
+) -> Lesson:
     """`count` new captions to read."""
-    captions = draw_captions(rng, count, world)
+    captions = draw_captions(rng, count)
     ids, mask = tokenizer.encode([caption.text for _, caption in captions], max_length)
     longest = int(mask.sum(1).max())
     return Lesson(

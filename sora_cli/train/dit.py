@@ -31,7 +31,6 @@ from sora_cli.train.dataset import (
     latent_shards,
     load_latents,
     shard_bucket,
-    world_of,
 )
 from sora_cli.train.export import remember_start, save_dit, save_text_encoder
 from sora_cli.train.loop import (
@@ -213,7 +212,7 @@ def learn_to_read(model: Captioned, tokenizer: Tokenizer, rng: random.Random, st
             for group in optimizer.param_groups:
                 rate = learning_rate(step / steps, READ_RATE, step, warmup=50)
                 group["lr"] = rate * group.get("reading", 1.0)
-        page = lesson(tokenizer, rng, READ_CAPTIONS, "wide", TEXT_LEN, device)
+        page = lesson(tokenizer, rng, READ_CAPTIONS, TEXT_LEN, device)
         real = page.mask[..., None]
         with torch.autocast(device.type, torch.bfloat16):
             was, now = before(page.ids, page.mask) * real, model.text(page.ids, page.mask) * real
@@ -236,10 +235,7 @@ def train(arguments: argparse.Namespace) -> None:
     ema, optimizers = Ema(model), make_optimizers(model)
     state = load_checkpoint(run.folder / "checkpoint.pt")
     if state is not None:
-        model.load_state_dict(state["model"])
-        ema.shadow = {k: v.to(device) for k, v in state["ema"].items()}
-        for optimizer, saved_state in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved_state)
+        _take_up(state, model, ema, optimizers)
         run.restore(state["run"])
         torch.manual_seed(arguments.seed + run.steps)
     elif arguments.start:
@@ -253,7 +249,6 @@ def train(arguments: argparse.Namespace) -> None:
     if arguments.compile:  # a fifth faster on a CPU, once the minute of compiling is over
         for block in model.dit.blocks:
             block.compile(dynamic=True)
-    world = "wide" if any(world_of(f) == "wide" for f in arguments.latents) else "plain"
     batches = Batches(arguments.latents, rng, arguments.tokens)
     saved = run.elapsed
     while run.progress < 1 and run.steps < arguments.steps:
@@ -267,7 +262,7 @@ def train(arguments: argparse.Namespace) -> None:
         model.zero_grad(set_to_none=True)
         loss.backward()
         if run.steps % READ_EVERY == 0:
-            page = lesson(tokenizer, rng, READ_CAPTIONS, world, TEXT_LEN, device)
+            page = lesson(tokenizer, rng, READ_CAPTIONS, TEXT_LEN, device)
             with torch.autocast(device.type, torch.bfloat16):
                 read = model.reader(model.text(page.ids, page.mask), page.wanted)
             (READ_SHARE * read).backward()
@@ -276,15 +271,8 @@ def train(arguments: argparse.Namespace) -> None:
         for optimizer in optimizers:
             optimizer.step()
         ema.update(run.steps)
-        tokens = batch.latents[:, 0].numel() / 1000
-        run.count(
-            len(batch.prompts),
-            loss=float(loss.detach()),
-            norm=float(norm),
-            ktokens=tokens,
-            rate=rate,
-            **measured,
-        )
+        measured |= {"loss": float(loss.detach()), "norm": float(norm), "rate": rate}
+        run.count(len(batch.prompts), ktokens=batch.latents[:, 0].numel() / 1000, **measured)
         if run.elapsed - saved > 180:
             saved = run.elapsed
             _save(run, model, ema, optimizers)
@@ -292,6 +280,17 @@ def train(arguments: argparse.Namespace) -> None:
     model.load_state_dict(ema.state())
     save_dit(arguments.out / "transformer", model.dit)
     save_text_encoder(arguments.out / "text_encoder", model.text)
+
+
+def _take_up(
+    state: dict[str, Any], model: Captioned, ema: Ema, optimizers: list[torch.optim.Optimizer]
+) -> None:
+    """Put back what `_save` kept."""
+    device = model.text.token_embedding.weight.device
+    model.load_state_dict(state["model"])
+    ema.shadow = {k: v.to(device) for k, v in state["ema"].items()}
+    for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(kept)
 
 
 def _start_from(folder: Path, model: Captioned) -> None:
