@@ -114,11 +114,12 @@ def test_the_recipe_goes_on_where_it_stopped(
         captioner.describe(moving(9), seed=0)
 
 
-def test_what_is_learned_is_what_is_seen(small: None) -> None:
+def test_what_is_learned_is_what_is_seen(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The targets spell the captions of the very clips, one token after the inputs; the answers of
     the heads say the same."""
+    monkeypatch.setattr(recipe, "WIDE_SHARE", 0)  # whose stories captions.read cannot read
     tokenizer = recipe.caption_tokenizer()
-    lessons = recipe.Lessons(None, tokenizer, 0, 4)
+    lessons = recipe.Lessons((), tokenizer, 0, 4)
     kinds = set()
     for _ in range(6):
         lesson = lessons.draw()
@@ -138,6 +139,27 @@ def test_what_is_learned_is_what_is_seen(small: None) -> None:
                 if name in said:
                     assert recipe.ANSWERS[name][answers[row]] == said[name], name
     assert kinds == {PICTURE, CLIP}
+
+
+def test_the_wide_worlds_clips_are_taught_with_their_own_words(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two pools; first frames are of the plain one alone, where a picture can tell all."""
+    plain, wide = tmp_path / "plain", tmp_path / "wide"
+    dataset.claim(wide, "wide")
+    for shard in range(4):
+        dataset.render_shard(plain, shard)
+        dataset.render_shard(wide, shard)
+    lessons = recipe.Lessons((plain, wide), recipe.caption_tokenizer(), 0, 4)
+    families = set()
+    for first in (False, True) * 8:
+        bucket = dataset.BUCKETS[0]
+        frames, scenes = lessons._clips(bucket, 2, first)
+        families |= {(first, scene.family) for scene in scenes}
+        assert all((scene.num_frames == 1) == first for scene in scenes)
+        assert not first or torch.equal(frames[:, 0], frames[:, -1])
+    assert {family for first, family in families if first} == {"plain"}
+    assert len({family for first, family in families if not first}) > 1
 
 
 def test_softened_clips_are_near_the_sharp_ones() -> None:

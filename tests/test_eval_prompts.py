@@ -39,7 +39,7 @@ def test_swapped_colours_are_seen() -> None:
 def test_what_is_written_by_hand_names_real_attributes() -> None:
     scene = draw_scene(0, 0, width=160, height=96, num_frames=25, num_things=2)
     names = set(attributes(scene))
-    assert len(SHOWN) == len(set(SHOWN)) == 40
+    assert len(SHOWN) == len(set(SHOWN)) == 55
     for pair in pairs_of(HAND_WRITTEN, "final", 3):
         assert pair.named and set(pair.named) <= names, pair
 

@@ -316,12 +316,13 @@ def test_what_was_misspelt_is_no_unknown_word(ask: Callable[..., Expansion], wor
 
 
 def test_what_stands_for_what_is_told(ask: Callable[..., Expansion], world: Path) -> None:
-    note = ask("three pink corgis and a flurble").notes[0]
+    note = ask("five pink corgis and a flurble").notes[0]
     assert note == (
         "tiny never learned: pink (here: red), corgis (here: snowman), flurble; "
         "get an open-domain model: sora weights list"
     )
-    assert "tiny shows 2 things at most" in ask("three pink corgis").notes
+    assert "tiny shows 3 things at most" in ask("five pink corgis").notes
+    assert not any("at most" in note for note in ask("three pink corgis").notes)
 
 
 def test_what_a_caption_does_not_keep_is_told(ask: Callable[..., Expansion], world: Path) -> None:
@@ -330,6 +331,15 @@ def test_what_a_caption_does_not_keep_is_told(ask: Callable[..., Expansion], wor
     assert made.expanded_prompt == CAPTION
     assert made.notes == ("the caption may not keep: cube, at night, no snow",)
     assert ask("a blue cube at night, no snow").notes == made.notes  # remembered
+
+
+def test_of_what_happens_a_terse_prompt_says_more_than_a_wrong_caption(
+    ask: Callable[..., Expansion], world: Path
+) -> None:
+    """No answer has the collision, so that the prompt stands as it was typed."""
+    made = ask("a red ball hits a small cube")
+    assert (made.source, made.expanded_prompt) == ("none", "a red ball hits a small cube")
+    assert made.notes == ("the prompt was used as it is, because no caption kept: collision, cube",)
 
 
 def test_no_caption_of_the_world_does_not_stand(

@@ -91,12 +91,12 @@ def test_the_wide_mixture_holds_the_plain_scenes_of_the_same_numbers() -> None:
     assert all(scene == draw_scene(0, scene.index, **size) for scene in same)
 
 
-def test_nothing_that_speaks_of_the_weights_knows_the_new_words() -> None:
+def test_the_plain_judge_knows_nothing_of_the_new_words_and_the_lexicon_does() -> None:
     table = lexicon()
-    assert set(table["phrases"]["kind"]) == set(THINGS) == set(CLASSES["kind"])
-    assert set(table["phrases"]["camera"]) == set(CAMERAS) == set(CLASSES["camera"])
-    assert set(table["phrases"]["motion"]) == set(MOTIONS) == set(CLASSES["motion"])
-    assert not {"rocket", "boat", "striped", "coin", "trail"} & set(table["caption"]["words"])
+    assert set(THINGS) == set(CLASSES["kind"]) and set(CAMERAS) == set(CLASSES["camera"])
+    assert set(MOTIONS) == set(CLASSES["motion"])
+    assert set(table["phrases"]["kind"]) == set(THINGS) | set(WIDER_THINGS)
+    assert {"rocket", "boat", "striped", "coin", "trail"} <= set(table["caption"]["words"])
     assert not set(WIDER_THINGS) & set(THINGS)
 
 

@@ -63,6 +63,8 @@ def test_what_is_ruled_out_is_not_kept_where_it_is_shown() -> None:
 def test_captions_name_every_attribute() -> None:
     for index in range(200):
         pair = draw_pair(4, index)
+        if pair.wide:  # test_reading.py reads those back
+            continue
         found = set(read(pair.caption))
         if pair.prompt.startswith("a picture. "):
             assert EVERY_ATTRIBUTE - {"motion0", "camera"} <= found, pair

@@ -2,7 +2,7 @@
 
 Writes docs/reference/prompts.md: which share of what prompts name and rule out their captions keep,
 by the form of the prompt, with the lexicon's reading and checking and by the language model alone;
-and what forty prompts, many of them hostile or of another world, become.
+and what some fifty prompts, many of them hostile or of another world, become.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sora_cli.eval.paraphrases import PARAPHRASES, SHOWN
 from sora_cli.eval.program import ended
 from sora_cli.models.language_model import LanguageModel
 from sora_cli.pipeline.ask import Question, best_answer
-from sora_cli.pipeline.checking import MALFORMED, faults
+from sora_cli.pipeline.checking import MALFORMED, faults, with_steps
 from sora_cli.pipeline.expand import GRAVE, Expansion, expand, known_words
 from sora_cli.pipeline.lexicon import read_lexicon
 from sora_cli.pipeline.prompt import clean_text
@@ -96,7 +96,7 @@ def as_the_user_gets_it(folder: Path, writer: LanguageModel) -> Writer:
             lost = faults(caption, reading, lexicon, still=still)
             return GRAVE if lost == [MALFORMED] else len(lost)
 
-        return best_answer(writer, question, count)
+        return with_steps(best_answer(writer, question, count), reading, lexicon)
 
     return write
 
@@ -189,7 +189,7 @@ def run(arguments: argparse.Namespace) -> None:
         for form in ("mixed", *FORMS, COLORS_OF_TWO, HAND_WRITTEN):
             colors = form == COLORS_OF_TWO
             only = ("kind0", "color0", "kind1", "color1") if colors else ()
-            drawn = FORMS[-1] if colors else form
+            drawn = "two things" if colors else form
             pairs = pairs_of(drawn, arguments.split, arguments.samples)
             ours.append(figure(form, pairs, checked, only))
             alone.append(figure(form, pairs, plain, only))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sora_cli.pipeline.answers import length_in_words, objection, unquoted, words
 from sora_cli.pipeline.ask import Question, ask, recall, remember, sees
-from sora_cli.pipeline.checking import MALFORMED, faults
+from sora_cli.pipeline.checking import MALFORMED, faults, with_steps
 from sora_cli.pipeline.instructions import TEXT_MODEL, VISION_MODEL, GivenAs, instructions_for
 from sora_cli.pipeline.lexicon import Lexicon, bases, read_lexicon
 from sora_cli.pipeline.prompt import clean_text
@@ -105,9 +105,12 @@ def _answered(
     source: Literal["model", "remembered"],
 ) -> Expansion:  # fmt: skip
     """The answer, and what of the prompt it does not keep."""
+    answer = with_steps(answer, world.reading, world.lexicon) if world else answer
     lost = faults(answer, world.reading, world.lexicon, still=still) if world else []
     if lost == [MALFORMED]:
         return _excused(untouched, "no caption came of it")
+    if lost and world and world.reading.events:  # what happens is worse told wrongly than tersely
+        return _excused(untouched, f"no caption kept: {', '.join(lost[:MAX_NAMED])}")
     notes = (f"the caption may not keep: {', '.join(lost[:MAX_NAMED])}",) if lost else ()
     made = replace(untouched, expanded_prompt=answer, source=source)
     return replace(made, notes=(*untouched.notes, *notes))

@@ -32,7 +32,9 @@ class Lexicon:
     real: words that are no misspelling of others.
     targets: words that a misspelt word may have been.
     many: words for more things than `most_things`.
-    pattern: what captions match, lower case; its groups are attributes.
+    patterns: (event, what its captions match, lower case; groups are attributes). The event of a
+        scene in which none happens is empty.
+    implied: of an attribute that only scenes with an event have, that event.
     values: of each attribute, what its words in captions mean.
     caption_words: all words of captions.
     """
@@ -46,7 +48,8 @@ class Lexicon:
     targets: tuple[str, ...]
     many: frozenset[str]
     most_things: int
-    pattern: re.Pattern[str]
+    patterns: tuple[tuple[str, re.Pattern[str]], ...]
+    implied: dict[str, str]
     values: dict[str, dict[str, str]]
     caption_words: frozenset[str]
 
@@ -58,18 +61,20 @@ def read_lexicon(folder: Path | None) -> Lexicon | None:
         return None
     try:
         table = json.loads((folder / "lexicon.json").read_text(encoding="utf-8"))
-        return _lexicon(table) if table["schema"] == _FORMAT else None
+        return parse_lexicon(table) if table["schema"] == _FORMAT else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, re.error):
         return None
 
 
-def _lexicon(table: dict[str, Any]) -> Lexicon:
+def parse_lexicon(table: dict[str, Any]) -> Lexicon:
+    """The lexicon of such a table; raises what a damaged one leads to."""
     phrases = _meanings(table["phrases"])
     phrases |= {words_of(side): SIDE for side in table["sides"]}
     nearest = {key: m for key, m in _meanings(table["nearest"]).items() if key not in phrases}
     single = {word for key in phrases for word in key}
     strange = {word for key in nearest for word in key}
     caption = table["caption"]
+    patterns = caption.get("patterns") or [["", caption["pattern"]]]  # before there were events
     return Lexicon(
         phrases=phrases,
         longest=max(map(len, (*phrases, *nearest))),
@@ -80,7 +85,8 @@ def _lexicon(table: dict[str, Any]) -> Lexicon:
         targets=tuple(sorted(word for word in single if len(word) >= 3)),
         many=frozenset(table["many"]),
         most_things=table["most_things"],
-        pattern=re.compile(caption["pattern"]),
+        patterns=tuple((event, re.compile(text)) for event, text in patterns),
+        implied=table.get("implied", {}),
         values=caption["values"],
         caption_words=frozenset(caption["words"]),
     )

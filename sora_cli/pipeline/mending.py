@@ -40,7 +40,7 @@ _PLACED = frozenset(
     )
 )
 _STRESS = frozenset(("right", "straight", "directly"))  # "coming right at us"
-_AT = frozenset(("at", "toward", "towards", "into"))
+_AT = frozenset(("at", "toward", "towards"))
 _ARTICLES = frozenset(("a", "an", "the", "my", "our", "his", "her", "their", "some", "this"))
 
 

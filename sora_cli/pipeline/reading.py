@@ -18,6 +18,7 @@ from sora_cli.pipeline.mending import (
     unstressed,
     wording_at,
 )
+from sora_cli.pipeline.steps import steps_of
 
 MANY_WORDS = 60  # beyond these only what has a meaning here is put to the language model
 BEHIND = 6  # words that a "not" reaches
@@ -32,26 +33,20 @@ _JOINTS = _NOT | frozenset(
      "in", "at", "to", "left", "right", "first", "second", "other", "each", "next")
 )  # fmt: skip
 _IS = frozenset(("is", "that", "which", "in", "colored", "coloured", "of", "color", "colour"))
-_TWO = frozenset(("two", "2", "couple", "pair", "twin", "twins"))
+_ALIKE = dict.fromkeys(("two", "2", "couple", "pair", "twin", "twins"), 2) | dict.fromkeys(
+    ("three", "3", "trio", "triplets"), 3
+)
+_COUNT = ("no", "one", "two", "three")
 _COMES = frozenset(("falls", "falling", "fell"))
 _NAMELY = re.compile(r":|\s[-–—]+\s|—")
-_PLACES = ("floor", "sky", "camera")
+OF_THINGS = ("kind", "color", "size", "motion")
+GAME = "game"  # the event whose steps are told
 _ONE = frozenset(("a", "an", "one", "my"))
+_HEADS = frozenset(("a", "an", "one", "my", "the", "something", "thing"))
 _MORE = frozenset(
-    (
-        "something",
-        "thing",
-        "and",
-        "with",
-        "next",
-        "beside",
-        "while",
-        "plus",
-        "another",
-        "second",
-        "other",
-    )
-)
+    ("something", "thing", "and", "with", "next", "beside", "while", "plus", "another", "second",
+     "other")
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +74,10 @@ class Reading:
     mentions: what is named, in order. bound: (thing's kind, (attribute, value)).
     kinds: of the things asked for, from left to right as far as the prompt says.
     things: how many there shall be, None where it is left open.
-    alike: two of one kind are asked for. both: of two things the same is said at once.
+    ordered: `kinds` are in the order in which a caption must name them.
+    alike: two of one kind are asked for, or three. both: the same is said of two things at once.
+    events: what may happen, any of which is meant; nothing where nobody asks for any.
+    steps: of a game, (way, how often).
     too_many: more things are asked for than the world shows.
     """
 
@@ -91,7 +89,10 @@ class Reading:
     bound: tuple[tuple[str, Meaning], ...] = ()
     kinds: tuple[str, ...] = ()
     things: int | None = None
+    ordered: bool = True
     alike: bool = False
+    events: tuple[str, ...] = ()
+    steps: tuple[tuple[str, int], ...] = ()
     both: bool = False
     too_many: bool = False
 
@@ -110,6 +111,11 @@ def read_prompt(prompt: str, lexicon: Lexicon, known: frozenset[str]) -> Reading
     lowered = [word.casefold() for word in typed]
     words = mend(lowered, lexicon, known)
     fixes = tuple(dict.fromkeys((w, m) for w, m in zip(lowered, words, strict=True) if w != m))
+    mentions = _mentions(words, gaps, lexicon)
+    if GAME in _events(mentions, lexicon):  # every word counts, and some are said twice
+        text = _joined(words, gaps)
+        own = tuple(m for m in mentions if m.name in ("event", "color", *lexicon.implied))
+        return Reading(text=text, mended=fixes, mentions=own, events=(GAME,), steps=steps_of(text))
     words, gaps = unstressed(*once(words, gaps))
     words, gaps, stand_ins = stand_in(words, gaps, lexicon)
     mentions = _mentions(words, gaps, lexicon)
@@ -117,15 +123,37 @@ def read_prompt(prompt: str, lexicon: Lexicon, known: frozenset[str]) -> Reading
         words, gaps = _meaningful(words, gaps, mentions)
         mentions = _mentions(words, gaps, lexicon)
     words, crowd = _few(words, mentions, lexicon)
-    text = gaps[0] + "".join(word + gap for word, gap in zip(words, gaps[1:], strict=True))
-    bound, kinds = _bound(words, gaps, mentions), _kinds(words, gaps, mentions)
+    kinds, events = _kinds(words, gaps, mentions), _events(mentions, lexicon)
     reading = Reading(
-        text=text.strip(), mended=fixes, stand_ins=stand_ins, mentions=mentions, bound=bound,
-        kinds=kinds, things=_things(words, gaps, kinds, mentions),
-        alike=_alike(words, kinds, mentions), both="both" in words,
+        text=_joined(words, gaps), mended=fixes, stand_ins=stand_ins, mentions=mentions,
+        bound=_bound(words, gaps, mentions), kinds=kinds, events=events,
+        things=None if events else _things(words, gaps, kinds, mentions, lexicon),
+        ordered=_ordered(words, kinds, events, mentions),
+        alike=_alike(words, kinds, mentions) > 0, both="both" in words,
         too_many=crowd or len(kinds) > lexicon.most_things,
     )  # fmt: skip
-    return replace(reading, retold=_retold(reading, lexicon))
+    return replace(reading, retold="" if events else _retold(reading, lexicon))
+
+
+def _joined(words: list[str], gaps: list[str]) -> str:
+    rows = zip(words, gaps[1:], strict=True)
+    return (gaps[0] + "".join(word + gap for word, gap in rows)).strip()
+
+
+def _events(mentions: tuple[Mention, ...], lexicon: Lexicon) -> tuple[str, ...]:
+    """What is asked to happen: by its own words, or by those for what only comes with it."""
+    asserted = [m for m in mentions if not m.denied]
+    named = [m.value if m.name == "event" else lexicon.implied.get(m.name, "") for m in asserted]
+    return tuple(dict.fromkeys(event for event in named if event))
+
+
+def _ordered(
+    words: list[str], kinds: tuple[str, ...], events: tuple[str, ...],
+    mentions: tuple[Mention, ...],
+) -> bool:  # fmt: skip
+    """Whether the order of the kinds is known: not in "hit by", nor of three with their sides."""
+    sides = any(m.name == SIDE[0] for m in mentions)
+    return not sides and "by" not in words if events else not sides or len(kinds) < 3
 
 
 def _meaningful(
@@ -210,7 +238,7 @@ def _denied(
         for place in range(at + 1, min(at + 1 + BEHIND, len(words))):
             # "not red, but blue"; "instead of a cube, a ball"; "no clouds and a ball".
             after = starts.get(place + 1)
-            joined = words[place] == "and" and (after is None or after.name not in _PLACES)
+            joined = words[place] == "and" and (after is None or after.name in OF_THINGS)
             if STOP.search(gaps[place]) or words[place] in _ENDS_DENIAL or joined:
                 break
             if mention := starts.get(place):
@@ -277,18 +305,34 @@ def _kinds(words: list[str], gaps: list[str], mentions: tuple[Mention, ...]) -> 
 
 
 def _things(
-    words: list[str], gaps: list[str], kinds: tuple[str, ...], mentions: tuple[Mention, ...]
+    words: list[str], gaps: list[str], kinds: tuple[str, ...], mentions: tuple[Mention, ...],
+    lexicon: Lexicon,
 ) -> int | None:  # fmt: skip
     """How many things there shall be; None where a word may mean another that nobody knows."""
-    if len(kinds) >= 2 or _alike(words, kinds, mentions) or (kinds and "both" in words):
+    inside = {i for m in mentions for i in range(m.at, m.end)}
+    if len(kinds) >= 2:
+        more = len(kinds) < lexicon.most_things and _strange(words, inside, mentions)
+        return None if more else min(len(kinds), lexicon.most_things)
+    if alike := _alike(words, kinds, mentions):
+        return alike
+    if kinds and "both" in words:
         return 2
     plural = any(m.name == "kind" and m.words != m.value and m.words.endswith("s")
                  for m in mentions)  # fmt: skip
-    inside = {i for m in mentions for i in range(m.at, m.end)}
     rest = [i for i in range(len(words)) if i not in _announced(words, gaps, mentions)]
     nouns = sum(words[i] in _ONE and i not in inside for i in rest)
     others = plural or nouns > 1 or _MORE & {words[i] for i in rest}
     return 1 if kinds and not others and all(m.name != SIDE[0] for m in mentions) else None
+
+
+def _strange(words: list[str], inside: set[int], mentions: tuple[Mention, ...]) -> bool:
+    """Whether there seems to be a thing that nobody knows: an article and no known thing soon."""
+    kinds = {m.at for m in mentions if m.name == "kind"}
+    heads = [i for i, word in enumerate(words) if word in _HEADS and i not in inside]
+    for at, then in zip(heads, [*heads[1:], len(words)], strict=False):
+        if words[at + 2 : at + 3] != ["of"] and not kinds & set(range(at, min(then, at + 5))):
+            return True
+    return False
 
 
 def _announced(words: list[str], gaps: list[str], mentions: tuple[Mention, ...]) -> set[int]:
@@ -301,23 +345,27 @@ def _announced(words: list[str], gaps: list[str], mentions: tuple[Mention, ...])
     return found
 
 
-def _alike(words: list[str], kinds: tuple[str, ...], mentions: tuple[Mention, ...]) -> bool:
-    """Whether two of a kind are asked for: "two red balls"."""
-    return len(kinds) == 1 and any(words[at] in _TWO for at in _before_things(mentions))
+def _alike(words: list[str], kinds: tuple[str, ...], mentions: tuple[Mention, ...]) -> int:
+    """How many of one kind are asked for: "two red balls"; 0 where not so many."""
+    if len(kinds) != 1:
+        return 0
+    return max((_ALIKE.get(words[at], 0) for at in _before_things(mentions)), default=0)
 
 
 def _few(
     words: list[str], mentions: tuple[Mention, ...], lexicon: Lexicon
 ) -> tuple[list[str], bool]:  # fmt: skip
-    """Two of what there shall be more of, and whether there shall be more."""
+    """As many as the world shows of what there shall be more of; whether there shall be more."""
     crowd = {at for at in _before_things(mentions) if words[at] in lexicon.many}
-    return ["two" if at in crowd else word for at, word in enumerate(words)], bool(crowd)
+    most = _COUNT[lexicon.most_things]
+    return [most if at in crowd else word for at, word in enumerate(words)], bool(crowd)
 
 
 def _before_things(mentions: tuple[Mention, ...]) -> set[int]:
     """Where the words stand that may say how many: the three before a thing."""
     things = [m.at for m in mentions if m.name == "kind" and not m.denied]
-    return {place for at in things for place in range(max(at - 3, 0), at)}
+    near = {place for at in things for place in range(max(at - 3, 0), at)}
+    return near - {i for m in mentions for i in range(m.at, m.end)}  # not "two bites of a cube"
 
 
 def _retold(reading: Reading, lexicon: Lexicon) -> str:
@@ -341,6 +389,6 @@ def _retold(reading: Reading, lexicon: Lexicon) -> str:
         loose = [m.words for m in asserted if m.name in ("color", "size", "motion")]
         clauses = [" ".join(loose)] if loose else []
     if reading.alike and len(clauses) == 1:
-        clauses[0] = "two " + clauses[0]
-    places = [m.words for m in asserted if m.name in ("floor", "sky", "camera")]
+        clauses[0] = f"{_COUNT[reading.things or 2]} {clauses[0]}"
+    places = [m.words for m in asserted if m.name not in (*OF_THINGS, SIDE[0])]
     return ", ".join([part for part in (" and ".join(clauses), *dict.fromkeys(places)) if part])

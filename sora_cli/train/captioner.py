@@ -14,14 +14,14 @@ import json
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, processors
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from sora_cli.models.captioner import (
@@ -29,22 +29,23 @@ from sora_cli.models.captioner import (
     PICTURE,
     WEIGHTS,
     Captioner,
-    Eyes,
     EyesConfig,
     looked_at,
     prepare,
 )
+from sora_cli.train import stories
 from sora_cli.train.captions import attributes, dense, read, vocabulary
 from sora_cli.train.dataset import (
     BUCKETS,
     SHARD,
     Bucket,
-    claim,
     clip_path,
     clip_shards,
     shard_bucket,
     shard_scenes,
+    world_of,
 )
+from sora_cli.train.families import MIXTURES
 from sora_cli.train.loop import (
     Ema,
     Muon,
@@ -56,33 +57,19 @@ from sora_cli.train.loop import (
 )
 from sora_cli.train.mirror import mirror
 from sora_cli.train.render import render
+from sora_cli.train.student import ANSWERS, END, MAX_TOKENS, SPECIALS, VOCAB_SIZE, Student
 from sora_cli.train.tokenizer import PAD, UNKNOWN, build, save
-from sora_cli.train.world import (
-    CAMERAS,
-    COLORS,
-    FLOORS,
-    MOTIONS,
-    SIZES,
-    SKIES,
-    THINGS,
-    Scene,
-    draw_scene,
-)
+from sora_cli.train.world import Scene, draw_scene
 
-END = "<end>"
-SPECIALS = [PAD, END, UNKNOWN, PICTURE, CLIP]
-VOCAB_SIZE, MAX_TOKENS, CAPTIONS_FOR_WORDS = 768, 256, 6000
+CAPTIONS_FOR_WORDS = 6000
 BATCH, GROUPS = 8, 4  # clips in a step, from so many shards of one bucket
 DEFAULT_SHARE = 0.4  # of the batches: the default size and length; the rest as they are rendered
 PEAK_RATE, LABELS_WEIGHT = 2e-3, 1.0
+FIRST_SHARE = 0.1  # of the batches: the first frames of clips, as pictures to animate are seen
+WIDE_SHARE = 0.5  # of a batch's groups: of the wide world, a quarter of which is plain
 LESSON_SEED = 8_000_000  # of scenes rendered here: the training split, other numbers
 # A low temperature leaves open how a thing is said, which is near uniform, but not what is.
 GENERATION = {"do_sample": True, "temperature": 0.3, "top_k": 0, "top_p": 1.0}
-ANSWERS: dict[str, tuple[str, ...]] = {
-    **{f"{name}{slot}": tuple(values) for slot in range(2) for name, values in (
-        ("kind", THINGS), ("color", COLORS), ("size", SIZES), ("motion", MOTIONS))},
-    "floor": FLOORS, "sky": SKIES, "camera": tuple(CAMERAS), "count": ("1", "2"),
-}  # fmt: skip
 
 
 def caption_tokenizer() -> Tokenizer:
@@ -102,48 +89,6 @@ def caption_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-class Student(nn.Module):
-    """The eyes and the language model as they are trained, and heads that are thrown away.
-
-    heads: read each attribute directly from what is seen. Without them the eyes would have to wait
-        until the language model has learned to ask them.
-    """
-
-    def __init__(self, seed: int) -> None:
-        from transformers import AutoModelForCausalLM, LlamaConfig
-
-        super().__init__()
-        torch.manual_seed(seed)
-        eyes = EyesConfig()
-        config = LlamaConfig(
-            vocab_size=VOCAB_SIZE, hidden_size=eyes.hidden_size, num_hidden_layers=4,
-            num_attention_heads=4, num_key_value_heads=4, head_dim=32, intermediate_size=384,
-            tie_word_embeddings=True, max_position_embeddings=MAX_TOKENS, initializer_range=0.04,
-            pad_token_id=0, bos_token_id=None, eos_token_id=SPECIALS.index(END),
-        )  # fmt: skip
-        self.eyes = Eyes(eyes)
-        self.language_model = AutoModelForCausalLM.from_config(config)
-        # Fused attention's backward pass is slow on a CPU on short rows.
-        self.language_model.set_attn_implementation("eager")
-        self.look = nn.Linear(eyes.hidden_size, 3)  # at the clip, the first and the second thing
-        self.heads = nn.ModuleDict(
-            {name: nn.Linear(eyes.hidden_size, len(values)) for name, values in ANSWERS.items()}
-        )
-
-    def forward(self, video: Tensor, input_ids: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """[B, T, 3, H, W], [B, L] → hidden states [B, L, D], logits by attribute [B, values]"""
-        seen = self.eyes(video)  # [B, N, D]
-        said = self.language_model.get_input_embeddings()(input_ids)
-        rows = torch.cat((seen, said), 1)
-        hidden = self.language_model.model(inputs_embeds=rows, use_cache=False).last_hidden_state
-        weights = self.look(seen).softmax(1)  # [B, N, 3]
-        found = weights.transpose(1, 2) @ seen  # [B, 3, D]
-        place = {name: 1 + int(name[-1]) if name[-1] in "01" else 0 for name in ANSWERS}
-        return hidden[:, seen.shape[1] :], {
-            name: head(found[:, place[name]]) for name, head in self.heads.items()
-        }
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lesson:
     """A batch: prepared clips, their captions, and what is true of them."""
@@ -155,52 +100,66 @@ class Lesson:
 
 
 class Lessons:
-    """Batches without end: from a pool of rendered clips, or rendered as they are needed."""
+    """Batches without end: from pools of rendered clips, or rendered as they are needed.
 
-    def __init__(self, pool: Path | None, tokenizer: Tokenizer, seed: int, batch: int) -> None:
-        self.pool, self.tokenizer, self.batch = pool, tokenizer, batch
+    pools: of the plain world and of the wide one, as far as there are any.
+    """
+
+    def __init__(
+        self, pools: tuple[Path, ...], tokenizer: Tokenizer, seed: int, batch: int
+    ) -> None:
+        self.tokenizer, self.batch = tokenizer, batch
         self.rng = random.Random(f"captioner/{seed}")
-        self.scenes: dict[int, list[Scene]] = {}
-        self.shards: dict[str, list[int]] = {}
-        if pool:
-            claim(pool, "plain")  # the only one that it has words for
-        for shard in clip_shards(pool) if pool else ():
-            self.shards.setdefault(shard_bucket(shard).name, []).append(shard)
+        self.scenes: dict[tuple[Path, int], list[Scene]] = {}
+        self.shards: dict[str, dict[str, list[tuple[Path, int]]]] = {}  # by world and bucket
+        for pool in pools:
+            rows = self.shards.setdefault(world_of(pool), {})
+            for shard in clip_shards(pool):
+                rows.setdefault(shard_bucket(shard).name, []).append((pool, shard))
 
     def draw(self) -> Lesson:
         """The next batch."""
-        buckets = [b for b in BUCKETS if not self.pool or b.name in self.shards]
+        known = {name for rows in self.shards.values() for name in rows}
+        buckets = [b for b in BUCKETS if not self.shards or b.name in known]
         default = [b for b in buckets if b.name == "160x96x25"]
         bucket = self.rng.choices(buckets, [b.share for b in buckets])[0]
         if default and self.rng.random() < DEFAULT_SHARE:
             bucket = default[0]
+        first = self.rng.random() < FIRST_SHARE
         groups = min(GROUPS, self.batch)
-        clips = [self._clips(bucket, self.batch // groups) for _ in range(groups)]
+        clips = [self._clips(bucket, self.batch // groups, first) for _ in range(groups)]
         scenes = [scene for _, rows in clips for scene in rows]
         order = self.rng.sample(range(len(scenes)), len(scenes))
         frames = torch.cat([frames for frames, _ in clips])[order]
         return self._lesson(frames, [scenes[i] for i in order])
 
-    def _clips(self, bucket: Bucket, count: int) -> tuple[Tensor, list[Scene]]:
-        """Looked-at frames uint8 [count, T, H, W, 3] and their scenes."""
-        chosen = looked_at(bucket.num_frames, EyesConfig().frames)
-        if self.pool:
-            shard = self.rng.choice(self.shards[bucket.name])
-            if shard not in self.scenes:
-                self.scenes[shard] = shard_scenes(shard)
-            stored = np.load(clip_path(self.pool, shard), mmap_mode="r")
+    def _clips(self, bucket: Bucket, count: int, first: bool) -> tuple[Tensor, list[Scene]]:
+        """Looked-at frames uint8 [count, T, H, W, 3] and their scenes; `first`: as pictures."""
+        rows = {w: found[bucket.name] for w, found in self.shards.items() if bucket.name in found}
+        # What happens in a story cannot be told from its beginning.
+        first = first and (not rows or "plain" in rows)
+        world = "wide" if not first and self.rng.random() < WIDE_SHARE else "plain"
+        chosen = looked_at(1 if first else bucket.num_frames, EyesConfig().frames)
+        if rows:
+            pool, shard = self.rng.choice(rows.get(world) or next(iter(rows.values())))
+            world = world_of(pool)
+            if (pool, shard) not in self.scenes:
+                self.scenes[pool, shard] = shard_scenes(shard, world=world)
+            stored = np.load(clip_path(pool, shard), mmap_mode="r")
             numbers = self.rng.sample(range(SHARD), count)
-            scenes = [self.scenes[shard][i] for i in numbers]
+            scenes = [self.scenes[pool, shard][i] for i in numbers]
             frames = torch.from_numpy(np.stack([stored[i][chosen] for i in numbers]))
         else:
             scenes = [
                 draw_scene(
                     LESSON_SEED, self.rng.randrange(10**9), width=bucket.width,
-                    height=bucket.height, num_frames=bucket.num_frames,
+                    height=bucket.height, num_frames=bucket.num_frames, mixture=MIXTURES[world],
                 )
                 for _ in range(count)
             ]  # fmt: skip
             frames = render(scenes)[0][:, chosen]
+        if first:
+            scenes = [replace(scene, num_frames=1) for scene in scenes]
         if self.rng.random() < 0.5:
             return frames.flip(3), [mirror(scene) for scene in scenes]
         return frames, scenes
@@ -224,9 +183,12 @@ def _answers(scenes: list[Scene]) -> dict[str, Tensor]:
     tables = [attributes(scene) for scene in scenes]
     for table, scene in zip(tables, scenes, strict=True):
         if scene.num_frames == 1:  # what one picture cannot show
-            table.pop("camera")
+            for name in ("camera", "motion0", "motion1"):
+                table.pop(name, None)
     return {
-        name: torch.tensor([values.index(t[name]) if name in t else -100 for t in tables])
+        name: torch.tensor(
+            [values.index(t[name]) if t.get(name) in values else -100 for t in tables]
+        )
         for name, values in ANSWERS.items()
     }
 
@@ -283,7 +245,8 @@ def train(arguments: argparse.Namespace) -> None:
         kept = [optimizer.state_dict() for optimizer in optimizers]
         save_checkpoint(path, state | {"optimizers": kept})
 
-    lessons = Lessons(arguments.pool, tokenizer, arguments.seed + run.steps, arguments.batch)
+    pools = tuple(pool for pool in (arguments.pool, arguments.wide_pool) if pool)
+    lessons = Lessons(pools, tokenizer, arguments.seed + run.steps, arguments.batch)
     saved = run.elapsed
     while (progress := max(run.progress, run.steps / arguments.steps)) < 1:
         lesson = lessons.draw()
@@ -347,7 +310,8 @@ def write(folder: Path, student: Student, tokenizer: Tokenizer) -> None:
         file.chmod(0o644)  # safetensors writes them for the owner alone
     save(tokenizer, folder, pad_token=PAD, eos_token=END, unk_token=UNKNOWN,
          model_max_length=MAX_TOKENS, extra_special_tokens=[PICTURE, CLIP])  # fmt: skip
-    (folder / "known_words.txt").write_text("\n".join(sorted(vocabulary())) + "\n")
+    words = sorted(vocabulary() | stories.vocabulary())
+    (folder / "known_words.txt").write_text("\n".join(words) + "\n")
 
 
 def check(folder: Path, count: int, split: str = "development") -> dict[str, Any]:
@@ -377,6 +341,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("pool", type=Path, nargs="?", help="rendered clips; else they are rendered")
     parser.add_argument("out", type=Path)
+    parser.add_argument("--wide-pool", type=Path, default=None, help="clips of the wide world")
     parser.add_argument("--minutes", type=float, default=35.0)
     parser.add_argument("--steps", type=int, default=10**9, help="end after this many steps")
     parser.add_argument("--batch", type=int, default=BATCH)

@@ -10,8 +10,9 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sora_cli.train.captions import FLOOR_PHRASES, KIND_WORDS, SKY_PHRASES
+from sora_cli.train.captions import FLOOR_PHRASES, SKY_PHRASES
 from sora_cli.train.wordings import DENIED, DOING, GOING
+from sora_cli.train.words import ALL_KINDS
 from sora_cli.train.world import COLORS, Scene
 
 
@@ -55,7 +56,7 @@ def _other(values: object, real: str, rng: random.Random) -> str:
 def _wrong_color(scene: Scene, named: set[str], rng: random.Random) -> Denial:
     thing = scene.things[0]
     wrong = _other(COLORS, thing.color, rng)
-    noun = article(f"{wrong} {rng.choice(KIND_WORDS[thing.kind])}")
+    noun = article(f"{wrong} {rng.choice(ALL_KINDS[thing.kind])}")
     one = article(f"{wrong} one")
     style = rng.random()
     before, after = "", ""
@@ -69,8 +70,8 @@ def _wrong_color(scene: Scene, named: set[str], rng: random.Random) -> Denial:
 
 
 def _wrong_thing(scene: Scene, named: set[str], rng: random.Random) -> Denial:
-    wrong = _other(KIND_WORDS, scene.things[0].kind, rng)
-    noun = article(rng.choice(KIND_WORDS[wrong]))
+    wrong = _other(ALL_KINDS, scene.things[0].kind, rng)
+    noun = article(rng.choice(ALL_KINDS[wrong]))
     before, after = "", ""
     if rng.random() < 0.4:
         before = rng.choice((f"not {noun} but ", f"instead of {noun}, ", f"not {noun}, "))
@@ -81,8 +82,8 @@ def _wrong_thing(scene: Scene, named: set[str], rng: random.Random) -> Denial:
 
 def _no_thing(scene: Scene, named: set[str], rng: random.Random) -> Denial:
     there = {thing.kind for thing in scene.things}
-    wrong = rng.choice([kind for kind in KIND_WORDS if kind not in there])
-    word = rng.choice(KIND_WORDS[wrong])
+    wrong = rng.choice([kind for kind in ALL_KINDS if kind not in there])
+    word = rng.choice(ALL_KINDS[wrong])
     many = "snowmen" if wrong == "snowman" else word + ("es" if word.endswith("x") else "s")
     after = rng.choice((f", no {many}", f" without {many}", f", without any {many}",
                         f" and no {word}", f" without {article(word)}"))  # fmt: skip

@@ -11,28 +11,30 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import lru_cache
 
+from sora_cli.pipeline.checking import told
+from sora_cli.pipeline.lexicon import Lexicon, parse_lexicon
+from sora_cli.train import stories
+from sora_cli.train.asking import ASKED, GAME_WORDS, OUTCOMES, ask, truth
 from sora_cli.train.captions import (
-    CAMERA_PHRASES,
     FLOOR_PHRASES,
-    KIND_WORDS,
-    MOTION_PHRASES,
-    SIZE_WORDS,
     SKY_PHRASES,
-    attributes,
     dense,
     read,
     short,
     vocabulary,
 )
 from sora_cli.train.denials import Denial, article, deny
+from sora_cli.train.events import Game
+from sora_cli.train.families import WIDE
+from sora_cli.train.lexicon import lexicon
+from sora_cli.train.plainest import EVENTS, plain_caption
+from sora_cli.train.recasting import recombine
+from sora_cli.train.slips import misspell, roughen, slightly
 from sora_cli.train.wordings import (
     ACTS,
     ADJECTIVES,
-    AFTER,
-    ASIDES,
-    BEFORE,
     DENIED,
     DOES,
     DOING,
@@ -41,11 +43,20 @@ from sora_cli.train.wordings import (
     NEAREST,
     ORDINARY,
     PICTURE,
+    ROUND,
     SIDEWAYS,
     STRANGERS,
     SYNONYMS,
+    THROWN,
 )
-from sora_cli.train.world import CAMERAS, HELD_OUT, MOTIONS, Scene, draw_scene
+from sora_cli.train.words import ALL_CAMERAS, ALL_KINDS, ALL_MOTIONS, SIZE_WORDS
+from sora_cli.train.world import ORBITS, PLAIN, Mixture, Scene, draw_scene
+
+BEYOND: Mixture = tuple(family for family in WIDE if family.name != "plain")
+STORIES: Mixture = tuple(f for f in BEYOND if f.name in (*EVENTS, "game"))
+WIDE_SHARE = 0.42  # of the pairs, of scenes beyond the plain world
+PLURALS = {"box": "boxes", "snowman": "snowmen"}
+NUMBER_WORDS = ("", "one", "two", "three")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,73 +67,79 @@ class Pair:
     caption: str
     named: dict[str, str]
     excluded: tuple[tuple[str, str], ...] = ()
-
-
-class _Plain(random.Random):
-    """Chooses the first wording of every table: one way to say each thing, easiest to learn."""
-
-    def choice(self, seq: Any) -> Any:
-        """The first."""
-        return seq[0]
-
-    def random(self) -> float:
-        """Never leaves anything out."""
-        return 0.0
-
-
-def plain_caption(scene: Scene) -> str:
-    """The dense caption in the plainest words, the form in which the caption LLM answers."""
-    return dense(scene, _Plain()).text
+    wide: bool = False  # of a scene beyond the plain world
 
 
 def known_words() -> frozenset[str]:
     """Every word the expander understands as it is meant: captions', synonyms, ordinary words."""
-    tables = (*SYNONYMS.values(), *DENIED.values(), DOING, DOES)
+    tables = (*SYNONYMS.values(), *DENIED.values(), DOING, DOES, ASKED, OUTCOMES)
     texts = [phrase for table in tables for phrases in table.values() for phrase in phrases]
-    words = {w for t in texts for w in re.findall(r"[a-z0-9]+", t.replace("{go}", ""))}
-    return vocabulary() | words | set(GOING) | set(GOES) | set(ORDINARY)
+    texts += [*GAME_WORDS, *THROWN, *ROUND]
+    words = {w for t in texts for w in re.findall(r"[a-z0-9]+", re.sub(r"{\w+}", "", t))}
+    return vocabulary() | stories.vocabulary() | words | set(GOING) | set(GOES) | set(ORDINARY)
 
 
-FORMS = ("plain", "typos", "order", "synonyms", "negation", "two things")
+FORMS = ("plain", "typos", "order", "synonyms", "negation", "two things", "wide", "stories")
 
 
 def draw_pair(seed: int, index: int, split: str = "training", form: str | None = None) -> Pair:
     """Draw one pair, always the same for the same arguments.
 
-    form: one of FORMS, for a test of just that; None draws from all, as in training.
+    form: one of FORMS, for a test of just that; of the last two, "wide" is of all scenes beyond
+        the plain world, "stories" of those with an event. None draws from all, as in training.
     """
-    rng = random.Random(f"prompt/{split}/{seed}/{index}" + (f"/{form}" if form else ""))
+    key = f"{split}/{seed}/{index}"
+    rng = random.Random(f"prompt/{key}" + (f"/{form}" if form else ""))
+    wide = form in ("wide", "stories")
+    if form is None:  # of a stream of its own: plain pairs stay as they are
+        wide = random.Random(f"world/{key}").random() < WIDE_SHARE
     frames = 1 if form is None and rng.random() < 0.1 else 25
     two = form == "two things" or (form is None and rng.random() < 0.3)  # harder: more often
     scene = draw_scene(
         seed, index, width=160, height=96, num_frames=frames, split=split,
-        num_things=2 if two else 1 if form == "negation" else None,
+        num_things=None if wide else 2 if two else 1 if form == "negation" else None,
+        mixture=STORIES if form == "stories" else BEYOND if wide else PLAIN,
     )  # fmt: skip
     style = rng.random()
-    if style < 0.2 and form in (None, "typos"):  # the DiT's own captions, in any wording
+    if style < 0.2 and form in (None, "typos", "wide"):  # the DiT's own captions, in any wording
         if style < 0.1:
             caption = short(scene, rng)
         else:
-            scene = _recombine(scene, set(attributes(scene)), rng)
+            scene = recombine(scene, set(truth(scene)), rng)
             caption = dense(scene, rng)
         prompt, named = caption.text.lower().removeprefix(PICTURE), set(caption.named)
         denial = Denial()
     else:
-        if form is None and rng.random() < 0.03 and len(scene.things) == 2:
-            return _twins(scene, rng)
-        named = _draw_named(scene, rng)
-        if form == "two things":
-            named |= {"kind0", "kind1", "color0", "color1"}
-        scene = _recombine(scene, named, rng)
-        denies = form == "negation" or (form is None and rng.random() < 0.25)
-        denial = deny(scene, named, rng) if denies else Denial()
-        prompt = denial.around(_compose(scene, named, rng, form))
-    prompt = _roughen(prompt, rng) if form is None else _formed(prompt, form, rng)
-    table = {k: v for k, v in attributes(scene).items() if k in named}
+        if form is None and rng.random() < 0.03 and len(scene.things) > 1 and not scene.event:
+            return _twins(scene, rng, wide)
+        prompt, named, denial, scene = _asked(scene, rng, form)
+    exact = isinstance(scene.event, Game)  # whose words must not be shuffled or dropped
+    edges = slightly if exact else roughen
+    prompt = edges(prompt, rng) if form is None else _formed(prompt, form, rng)
     return Pair(
-        prompt=PICTURE * (frames == 1) + prompt, caption=plain_caption(scene), named=table,
-        excluded=denial.excluded,
+        prompt=PICTURE * (frames == 1) + prompt, caption=plain_caption(scene), wide=wide,
+        named={k: v for k, v in truth(scene).items() if k in named}, excluded=denial.excluded,
     )  # fmt: skip
+
+
+def _asked(
+    scene: Scene, rng: random.Random, form: str | None
+) -> tuple[str, set[str], Denial, Scene]:
+    """A prompt in people's words, what it names, what it denies, and the scene that it is of."""
+    named = _draw_named(scene, rng)
+    if form == "two things":
+        named |= {"kind0", "kind1", "color0", "color1"}
+    scene = recombine(scene, named, rng)
+    if scene.event is not None:
+        text, said = ask(scene, named, rng, lambda n: _noun(scene, n, named, rng, form))
+        if isinstance(scene.event, Game):
+            return text, said, Denial(), scene
+        named = said | (named & {"floor", "sky"})
+        places, _ = _places(scene, named, rng, form)
+        return _sentence(text, places, "", rng.random() > 0.9, rng), named, Denial(), scene
+    denies = form == "negation" or (form is None and rng.random() < 0.25)
+    denial = deny(scene, named, rng) if denies else Denial()
+    return denial.around(_compose(scene, named, rng, form)), named, denial, scene
 
 
 def _formed(prompt: str, form: str, rng: random.Random) -> str:
@@ -141,33 +158,9 @@ def _draw_named(scene: Scene, rng: random.Random) -> set[str]:
     for number in range(len(scene.things)):
         named |= {f"{name}{number}" for name, p in chances.items() if rng.random() < p}
     named |= {n for n, p in (("floor", 0.5), ("sky", 0.5), ("camera", 0.3)) if rng.random() < p}
-    return named - ({"motion0", "motion1", "camera"} if scene.num_frames == 1 else set())
-
-
-def _recombine(scene: Scene, named: set[str], rng: random.Random) -> Scene:
-    """Now and then let the prompt name what the world, or its training split, never draws together.
-
-    A language model that never read "cyan ball" learns that there is none, and would write another
-    thing. Only what is named is changed: nobody is given such a pairing unasked.
-    """
-    things = tuple(
-        replace(thing, color=dict(HELD_OUT)[thing.kind])
-        if {f"kind{number}", f"color{number}"} <= named and rng.random() < 0.15
-        else thing
-        for number, thing in enumerate(scene.things)
-    )
-    scene = replace(scene, things=things)
-    if scene.num_frames == 1 or rng.random() > 0.35:
-        return scene
-    alike = rng.choice(tuple(MOTIONS)) if rng.random() < 0.25 else None  # for both of them
-    things = tuple(
-        replace(thing, motion=alike or rng.choice(tuple(MOTIONS)))
-        if f"motion{number}" in named
-        else thing
-        for number, thing in enumerate(things)
-    )
-    camera = rng.choice(tuple(CAMERAS)) if "camera" in named else "static"
-    return replace(scene, things=things, camera=camera)
+    if scene.family == "thrown":  # nothing is thrown unasked
+        named |= {"motion0"}
+    return named - ({"motion0", "motion1", "motion2", "camera"} if scene.num_frames == 1 else set())
 
 
 # ---------------------------------------------------------------------- wording
@@ -190,7 +183,7 @@ def _noun(
     thing = scene.things[number]
     words = [rng.choice(STRANGERS) if rng.random() < 0.7 else "something"]
     if f"kind{number}" in named:
-        words = [_pick("kind", thing.kind, KIND_WORDS[thing.kind], rng, form)]
+        words = [_pick("kind", thing.kind, ALL_KINDS[thing.kind], rng, form)]
     color = _pick("color", thing.color, (thing.color,) * 9, rng, form)
     if f"color{number}" in named and rng.random() < 0.93:
         words.insert(0, color)
@@ -213,11 +206,14 @@ def _motion(scene: Scene, number: int, named: set[str], rng: random.Random, verb
         if motion in SIDEWAYS and rng.random() < 0.3:  # going, it isn't said where
             return rng.choice(GOING if verb == "ing" else GOES)
         return rng.choice(ACTS) if rng.random() < 0.1 else ""
+    if motion.startswith("thrown") and rng.random() < 0.25:
+        named.discard(f"motion{number}")
+        return ("is " if verb == "s" else "") + rng.choice(THROWN)
     if verb == "ing":
         return rng.choice(DOING[motion]).format(go=rng.choice(GOING))
     if rng.random() < 0.2:
         return "is " + rng.choice(DOING[motion]).format(go=rng.choice(GOING))
-    phrases = DOES if rng.random() < 0.3 else MOTION_PHRASES
+    phrases = DOES if rng.random() < 0.3 else ALL_MOTIONS
     return rng.choice(phrases[motion]).format(go=rng.choice(GOES))
 
 
@@ -240,9 +236,14 @@ def _clauses(
 
 
 def _join(clauses: list[str], rng: random.Random) -> str:
-    """Two things in one phrase; the first is the left one."""
+    """Two or three things in one phrase; the first is the left one."""
     if len(clauses) == 1:
         return clauses[0]
+    if len(clauses) == 3:
+        left, middle, right = clauses
+        if rng.random() < 0.3:
+            return f"{left} on the left, {middle} in the middle and {right} on the right"
+        return left + ", " + middle + rng.choice((" and ", ", ", ", and ")) + right
     left, right = clauses
     style = rng.random()
     if style < 0.55:
@@ -259,7 +260,7 @@ def _join(clauses: list[str], rng: random.Random) -> str:
 
 def _told_apart(scene: Scene, named: set[str], rng: random.Random) -> str:
     """Two things first, then what colours they have: "a ball and a cube, the ball is red …"."""
-    nouns = [rng.choice(KIND_WORDS[thing.kind]) for thing in scene.things]
+    nouns = [rng.choice(ALL_KINDS[thing.kind]) for thing in scene.things]
     colors = [thing.color for thing in scene.things]
     both = " and ".join(article(noun) for noun in nouns)
     told = [f"the {noun} is {color}" for noun, color in zip(nouns, colors, strict=True)]
@@ -274,20 +275,13 @@ def _told_apart(scene: Scene, named: set[str], rng: random.Random) -> str:
 
 
 def _compose(scene: Scene, named: set[str], rng: random.Random, form: str | None = None) -> str:
-    places = []
-    for name, table in (("floor", FLOOR_PHRASES), ("sky", SKY_PHRASES)):
-        if name in named:
-            value = getattr(scene, name)
-            places.append(_pick(name, value, table[value], rng, form))
-    camera = ""
-    if "camera" in named:
-        camera = _pick("camera", scene.camera, CAMERA_PHRASES[scene.camera], rng, form)
+    places, camera = _places(scene, named, rng, form)
     style = {"plain": rng.uniform(0.35, 0.9), "order": rng.uniform(0, 0.35)}.get(
         form or "", rng.random()
     )
     verb = "ing" if style < 0.65 else "s"
     clauses = _clauses(scene, named, rng, verb, form)
-    colored = named >= {"kind0", "kind1", "color0", "color1"}
+    colored = len(scene.things) == 2 and named >= {"kind0", "kind1", "color0", "color1"}
     if style < 0.35:  # a list, in any order
         things = [_join(clauses, rng)]
         if len(scene.things) == 1 and rng.random() < 0.6:
@@ -299,6 +293,23 @@ def _compose(scene: Scene, named: set[str], rng: random.Random, form: str | None
     if colored and not named & {"size0", "size1", "motion0", "motion1"} and rng.random() < 0.4:
         text = _told_apart(scene, named, rng)
     return _sentence(text, places, camera, style > 0.9, rng)
+
+
+def _places(
+    scene: Scene, named: set[str], rng: random.Random, form: str | None
+) -> tuple[list[str], str]:
+    """Floor and sky, and the camera, as far as they are named."""
+    places = []
+    for name, table in (("floor", FLOOR_PHRASES), ("sky", SKY_PHRASES)):
+        if name in named:
+            value = getattr(scene, name)
+            places.append(_pick(name, value, table[value], rng, form))
+    if "camera" not in named:
+        return places, ""
+    if scene.camera in ORBITS and rng.random() < 0.3:
+        named.discard("camera")
+        return places, rng.choice(ROUND)
+    return places, _pick("camera", scene.camera, ALL_CAMERAS[scene.camera], rng, form)
 
 
 def _sentence(
@@ -319,72 +330,35 @@ def _sentence(
     return text
 
 
-def _twins(scene: Scene, rng: random.Random) -> Pair:
-    """Two of a kind ("two red balls bounce"), which the world itself never draws."""
-    first = scene.things[0]
-    second = replace(first, size=scene.things[1].size)
-    scene = replace(scene, things=(first, second), camera="static")
-    noun = rng.choice(KIND_WORDS[first.kind])
-    noun = {"box": "boxe", "snowman": "snowmen"}.get(noun, noun)
-    plural = noun if noun.endswith("men") else noun + "s"
-    named = {"count", "kind0", "kind1"}
-    words = ["two", plural]
+def _twins(scene: Scene, rng: random.Random, wide: bool) -> Pair:
+    """Two or three of a kind ("two red balls bounce"), which the world itself never draws."""
+    first, count = scene.things[0], len(scene.things)
+    others = tuple(replace(first, size=thing.size) for thing in scene.things[1:])
+    scene = replace(scene, things=(first, *others), camera="static")
+    noun = ALL_KINDS[first.kind][0]
+    words = [NUMBER_WORDS[count], PLURALS.get(noun, noun + "s")]
+    named = {"count"} | {f"kind{n}" for n in range(count)}
     if rng.random() < 0.7:
         words.insert(1, first.color)
-        named |= {"color0", "color1"}
+        named |= {f"color{n}" for n in range(count)}
     if scene.num_frames > 1 and rng.random() < 0.6:
         words.append(rng.choice(DOING[first.motion]).format(go=rng.choice(GOING)))
-        named |= {"motion0", "motion1"}
-    prompt = _roughen(" ".join(words), rng)
-    table = {k: v for k, v in attributes(scene).items() if k in named}
-    prompt = PICTURE * (scene.num_frames == 1) + prompt
-    return Pair(prompt=prompt, caption=plain_caption(scene), named=table)
+        named |= {f"motion{n}" for n in range(count)}
+    prompt = PICTURE * (scene.num_frames == 1) + roughen(" ".join(words), rng)
+    table = {k: v for k, v in truth(scene).items() if k in named}
+    return Pair(prompt=prompt, caption=plain_caption(scene), named=table, wide=wide)
 
 
-# ---------------------------------------------------------------------- rough edges
-
-
-def _roughen(text: str, rng: random.Random) -> str:
-    """Drop articles, add filler, asides, rambling, misspell; each now and then. Lower case."""
-    if rng.random() < 0.15:
-        text = " ".join(w for w in text.split() if w not in ("a", "an", "the", "is", "it"))
-    if rng.random() < 0.06:
-        text = f"{text} {rng.choice(ASIDES)}"
-    if rng.random() < 0.01 and text:
-        text = " ".join([text] * rng.randint(2, 2 + 240 // len(text)))
-    if rng.random() < 0.03:
-        words = rng.choices(ORDINARY + STRANGERS, k=rng.randint(4, 50))
-        at = rng.randint(0, len(words))
-        text = " ".join([*words[:at], text, *words[at:]])
-    if rng.random() < 0.25:
-        text = f"{rng.choice(BEFORE)} {text}"
-    if rng.random() < 0.2:
-        text = (text + rng.choice(AFTER)).strip()
-    if rng.random() < 0.1:
-        text = " ".join(misspell(w, rng) if rng.random() < 0.25 else w for w in text.split())
-    return text.lower().rstrip(".") if rng.random() < 0.5 else text.lower()
-
-
-def misspell(word: str, rng: random.Random) -> str:
-    """One slip of the finger in a word of four letters or more."""
-    if len(word) < 4 or not word.isalpha():
-        return word
-    at = rng.randrange(1, len(word) - 1)
-    slip = rng.random()
-    if slip < 0.35:
-        return word[:at] + word[at + 1] + word[at] + word[at + 2 :]
-    if slip < 0.65:
-        return word[:at] + word[at + 1 :]
-    if slip < 0.85:
-        return word[:at] + word[at] + word[at:]
-    return word[:at] + rng.choice("aeiourstnl") + word[at + 1 :]
+@lru_cache(maxsize=1)
+def _own_lexicon() -> Lexicon:
+    return parse_lexicon(lexicon())
 
 
 def kept(pair: Pair, caption: str) -> dict[str, bool]:
     """For each attribute that the prompt names or rules out, whether a caption does as it says."""
-    found = read(caption)
+    found = told(caption, _own_lexicon()) or read(caption)
     table = {name: found.get(name) == value for name, value in pair.named.items()}
     for name, value in pair.excluded:
-        keys = [key for key in found if key.rstrip("01") == name]
+        keys = [key for key in found if key.rstrip("012") == name]
         table[f"not {name}"] = bool(keys) and all(found[key] != value for key in keys)
     return table

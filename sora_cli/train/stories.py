@@ -142,7 +142,7 @@ def attributes(scene: Scene) -> dict[str, str]:
     return table
 
 
-def _row(scene: Scene) -> str:
+def row_of(scene: Scene) -> str:
     """The row of `TELLING` that the scene's event is told by."""
     event = scene.event
     if isinstance(event, Collision):
@@ -194,8 +194,8 @@ def dense(scene: Scene, rng: random.Random) -> Caption:
     if isinstance(scene.event, Discs):
         return _balls(scene.event, rng, whole=True)
     tale = _tale(scene, rng, color=True, size=True)
-    rows = TELLING[_row(scene)]
-    full = [row for row in rows if all(hole in row for hole in _WANTED.get(_row(scene), ()))]
+    rows = TELLING[row_of(scene)]
+    full = [row for row in rows if all(hole in row for hole in _WANTED.get(row_of(scene), ()))]
     text, named = tale.tell(rng.choice(full))
     floor, sky = rng.choice(FLOOR_PHRASES[scene.floor]), rng.choice(SKY_PHRASES[scene.sky])
     ends = []
@@ -226,7 +226,7 @@ def short(scene: Scene, rng: random.Random) -> Caption:
     if isinstance(scene.event, Discs):
         return _balls(scene.event, rng, whole=False)
     tale = _tale(scene, rng, color=rng.random() < 0.85, size=rng.random() < 0.15)
-    text, named = tale.tell(rng.choice(TELLING[_row(scene)]))
+    text, named = tale.tell(rng.choice(TELLING[row_of(scene)]))
     if rng.random() < 0.45:
         text += " " + rng.choice(FLOOR_PHRASES[scene.floor])
         named |= {"floor"}

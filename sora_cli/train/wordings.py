@@ -15,6 +15,11 @@ SYNONYMS: dict[str, Words] = {  # words that mean what the world holds
         "cylinder": ("cylinder", "tube"), "cone": ("cone",), "tree": ("tree",),
         "car": ("car", "car", "automobile", "vehicle"), "snowman": ("snowman", "snow man"),
         "house": ("house", "house", "home", "cottage"),
+        "rocket": ("rocket", "rocket", "spaceship", "space ship", "starship"),
+        "boat": ("boat", "boat", "ship", "sailing boat", "sailboat"),
+        "striped ball": ("striped ball", "striped ball", "stripy ball", "beach ball",
+                         "ball with a stripe",
+                         "ball with stripes", "ball with a black stripe"),
     },
     "color": {
         "red": ("scarlet", "crimson", "reddish"), "cyan": ("turquoise", "aqua", "teal"),
@@ -46,6 +51,10 @@ SYNONYMS: dict[str, Words] = {  # words that mean what the world holds
         "pan right": ("pan right", "camera pans right", "panning right", "camera pan to the right"),
         "push in": ("zooming in", "camera zooms in", "push in", "camera comes closer"),
         "pull back": ("zooming out", "camera zooms out", "pull back", "camera goes back"),
+        "orbit left": ("orbit left", "camera orbits left", "camera circles left",
+                       "camera moves around to the left", "the camera orbits left"),
+        "orbit right": ("orbit right", "camera orbits right", "camera circles right",
+                        "camera moves around to the right", "the camera orbits right"),
     },
 }  # fmt: skip
 NEAREST: dict[str, Words] = {  # words it does not hold, and what comes closest
@@ -61,12 +70,15 @@ NEAREST: dict[str, Words] = {  # words it does not hold, and what comes closest
         "cylinder": ("barrel", "bottle", "cup", "mug", "glass", "pipe", "bucket", "candle",
                      "drum", "vase", "jar", "pillar", "column", "pole", "log", "stick", "lamp",
                      "pencil", "pot", "cigar", "banana", "spoon", "lighthouse", "battery"),
-        "cone": ("pyramid", "tent", "mountain", "volcano", "hill", "triangle", "spike", "rocket",
-                 "spaceship", "missile", "funnel", "carrot", "hat", "teepee", "wigwam", "iceberg"),
+        "cone": ("pyramid", "tent", "mountain", "volcano", "hill", "triangle", "spike", "funnel",
+                 "carrot", "hat", "teepee", "wigwam", "iceberg"),
         "car": ("truck", "bus", "train", "van", "taxi", "lorry", "jeep", "tractor", "motorcycle",
-                "motorbike", "bike", "bicycle", "boat", "ship", "plane", "airplane", "aeroplane",
-                "helicopter", "tank", "scooter", "wagon", "limousine", "ferrari", "porsche",
-                "tesla", "suv", "cab", "sled", "submarine", "skateboard"),
+                "motorbike", "bike", "bicycle", "helicopter", "tank", "scooter", "wagon",
+                "limousine", "ferrari", "porsche", "tesla", "suv", "cab", "sled", "skateboard"),
+        "rocket": ("missile", "space shuttle", "spacecraft", "shuttle", "plane", "airplane",
+                   "aeroplane", "jet", "satellite", "ufo"),
+        "boat": ("yacht", "ferry", "canoe", "kayak", "raft", "submarine", "gondola", "sailor"),
+        "striped ball": ("soccer ball", "tennis ball"),
         "tree": ("bush", "plant", "flower", "oak", "pine", "palm", "cactus", "shrub", "rose",
                  "forest", "birch", "willow", "mushroom", "leaf", "broccoli", "tulip"),
         "house": ("building", "castle", "hut", "cabin", "barn", "church", "tower", "skyscraper",
@@ -107,11 +119,12 @@ NEAREST: dict[str, Words] = {  # words it does not hold, and what comes closest
     "motion": {"bounces": ("dancing", "leaping", "dances", "leaps", "dribbling"),
                "still": ("sleeping", "sitting", "waiting", "lying", "parked", "sleeps", "sits"),
                "spins": ("whirling", "swirling", "twisting", "whirls"),
-               "falls": ("tumbling", "crashing", "tumbles", "landing")},
+               "falls": ("tumbling", "tumbles", "landing")},
+    "event": {"behind": ("fence", "hedge", "barrier", "palisade")},
 }  # fmt: skip
 MANY = (  # more things than the world ever shows
-    "three", "four", "five", "six", "seven", "eight", "nine", "ten", "several", "many", "dozen",
-    "dozens", "hundred", "hundreds", "thousand", "thousands", "million", "crowd", "3", "4", "5",
+    "four", "five", "six", "seven", "eight", "nine", "ten", "several", "many", "dozen",
+    "dozens", "hundred", "hundreds", "thousand", "thousands", "million", "crowd", "4", "5",
 )  # fmt: skip
 DENIED: dict[str, Words] = {  # what stands behind "no", "not" or "without"
     "floor": {"grass": ("no grass", "not on the grass", "without grass", "not on grass"),
@@ -149,6 +162,12 @@ DOING: Words = {  # {go} as in MOTION_PHRASES
     "bounces": ("bouncing", "bouncing", "jumping", "hopping", "bouncing up and down"),
     "falls": ("falling", "falling", "dropping", "falling down", "falling from the sky"),
     "spins": ("spinning", "spinning", "rotating", "turning around", "spinning around", "twirling"),
+    "thrown left": ("thrown to the left", "being thrown left", "tossed to the left",
+                    "flying to the left", "flying left in an arc", "thrown left"),
+    "thrown right": ("thrown to the right", "being thrown right", "tossed to the right",
+                     "flying to the right", "flying right in an arc", "thrown right"),
+    "takes off": ("taking off", "taking off", "lifting off", "launching", "blasting off",
+                  "flying up into the sky", "rising into the sky", "flying up", "being launched"),
 }  # fmt: skip
 DOES: Words = {
     "still": ("is still", "stays"), "left": ("goes left", "heads left"),
@@ -156,9 +175,18 @@ DOES: Words = {
     "toward": ("comes towards us", "gets closer", "comes at us"),
     "away": ("leaves", "goes away", "drives off"), "bounces": ("hops", "jumps", "bounce"),
     "falls": ("drops", "falls down", "fall"), "spins": ("turns", "twirls", "spin"),
+    "thrown left": ("flies to the left", "is tossed left", "flies left", "is thrown left"),
+    "thrown right": ("flies to the right", "is tossed right", "flies right", "is thrown right"),
+    "takes off": ("blasts off", "is launched", "flies up", "rises into the sky", "launch",
+                  "goes up into the sky", "shoots up into the sky"),
 }  # fmt: skip
-GOING = ("rolling", "driving", "sliding", "moving", "going", "travelling", "heading")
-GOES = ("rolls", "drives", "slides", "moves", "goes")
+# What leaves open whether it is to the left or to the right.
+THROWN = ("thrown", "being thrown", "flying through the air", "tossed", "thrown into the air",
+          "flying in an arc", "flying")  # fmt: skip
+ROUND = ("orbiting camera", "the camera orbits", "the camera circles around it", "orbit shot",
+         "camera orbits around", "the camera goes around", "camera circles")  # fmt: skip
+GOING = ("rolling", "driving", "sliding", "moving", "going", "travelling", "heading", "sailing")
+GOES = ("rolls", "drives", "slides", "moves", "goes", "sails")
 SIDEWAYS = ("left", "right", "toward", "away")
 
 BEFORE = (
@@ -184,7 +212,7 @@ ASIDES = ("with a hat", "eating pizza", "like in a movie", "near paris", "readin
           "in the style of van gogh", "with sunglasses", "and my uncle bob", "playing chess",
           "full of love", "in the year 2077", "so cool", "with lots of details", "in the middle",
           "on the left", "for my school project", "seen from above")  # fmt: skip
-ACTS = ("flying", "floating", "swimming", "singing", "exploding", "walking", "running",
+ACTS = ("floating", "swimming", "singing", "walking", "running",
         "burning", "growing", "melting", "doing a backflip", "playing")  # fmt: skip
 ORDINARY = (
     "a", "an", "the", "of", "and", "or", "but", "with", "without", "in", "on", "at", "by", "to",
@@ -206,7 +234,7 @@ ORDINARY = (
 SIDES = (  # where a thing is, which is no motion
     "on the left", "on the right", "at the left", "at the right", "to the left of",
     "to the right of", "left of", "right of", "on the left side", "on the right side", "on left",
-    "on right", "in the middle", "left one", "right one", "the left", "the right",
+    "on right", "in the middle", "left one", "right one", "the left", "the right", "on the wall",
 )  # fmt: skip
 PLACES: dict[str, dict[str, str]] = {  # as the world's nearest behind "on", "in", "at" …
     "floor": {
@@ -220,28 +248,38 @@ PLACES: dict[str, dict[str, str]] = {  # as the world's nearest behind "on", "in
 }  # fmt: skip
 # Real words that differ by one slip from a word of the world: read as they are, never corrected.
 LOOKALIKES = """
-ape balls ban bar bat batter battle bay beard beech bench blake blank bleach blend blocks blocky
-blood bluer blues bond bounced bouncy bounding brawn breach bread brow brows bud bug bus but buy
-cam cameras cap carl cast chain chess chill click clocks clods clone clones close closed closes
-closet cloud clover coat codes coding combing come comet comets con coned cones cop copes coping
-cores cost cot crane crown cub cubes cue cues curse dam dance def des deserts dessert dew dig dim
-dip diving dolls dos dose doses dot drawn dries dripping drive driven drivers drown due ear elf
-eye failing fan far fells fields fiend filed filling fin fired fix fixer fixes flood flour fog
-form fox fur gal gap gary gay gem gin gloss gong grabs grant grasp grave gravy grays greed greek
-greens greet ham hat hay head hearing heaving hem hen hid hip hoe homer hop hoping horses hose hot
-houses hub hue hug hut ice ide int intro jam jar jet key kid kin lab lad lakes lan lap larger law
-leading leaking leaning leasing leave let lie lip lit loving mad mali map marsh mat meadows
-mediums midnights min modes mom moose mop moping mouses mover mowing mud nap net nights nut oak
-oceans oil oranges pace pad pants pas paw pea pear pen pet pie pig pin pinning pit plan plank
-plate polls pop pot pound preach price pun pus rag ram ran rap rat raw resets rest rib rid rights
-rim rip rob rod roles rolf roll root rot rotate row rub rug rum rust sad sag sake san sands sap
-sat says score sew shake shall share sharp she sheet shill shoe sick siding sin sinning sip sir
-sit size sizes skill skinning skins skips slays sleep slices slider smell snore snowmen snows sob
-soon sot sow spa spade spanning spans spice spill spine spines spits spoke sport stabs stack
-stairs stake stall stamp stand star stare starlet start starts state statin status stay steep
-stile stilt stock stole stones store story stove subset sum sunsets sways swill tab tables tag tan
-tap tar tax tea tee tel ten thank thee theme themes these three tie tilde timed times tin tinny
-tip tired title toe ton tow toy track trail trees trunk tub tubes tuning tuns turn twirl van vat
-vehicles vet via viewed violent violets wad wafer wager waiter walter watch wave web while whine
+ape balls ban bar bard bat batter battle bay beard beat beats beech being bells below bench bing
+bits bitter blake blank bleach blend blobs blocks blocky blood bluer blues boa boar boards boast
+bond boot bounced bouncy bounding braid braids brawn breach bread bring broad brow brows bud bug
+bums bus bust but buy bytes calls cam cameras cap carl cast caters chain chatters chess chill
+circled circus clash clashing click clocks clods clone clones close closed closes closet cloud
+clover coat codes coding collie combing come comet comets compute computed computes con coned cones
+cop copes coping cores cost cot crane crown crush crushed crushes crust cub cubes cue cues curse
+dam dance def derives deriving des deserts dessert dew dig dim dip diving dolls don dos dose doses
+dot drawn dries dripping drive driven drivers drown due ear ears east eater eats eighth elf
+exploration explore explores exploring eye failing falsely fan far farther fells fields fiend filed
+files filling fin fired fix fixer fixes flees flied flips flood flour fog form fox fries fro fur
+gal gap gary gay gem gets gin gloss gong grabs grant grasp grave gravy grays greed greek greens
+greet grind had halls ham hat hay head heaps hearing heaving hem hen hid hints hip hires hives hoe
+homer hop hoping horses hose hot houses hub hue hug hut ice ide int intro jam jar jet key kid kin
+kitten lab lad lads lakes lan lander lap larger law layer leading leaking leaning leasing leave let
+lie lies lifting lip listing lists lit loving lunch lunches mad mali map marsh mat meadows means
+mediums met midnights min modes mom moose mop moping mouses mover mowing mud nap net nights nut oak
+oceans oil oranges orbital pace pad pain pants paris parses pas paw pea pear pen pet pie pieced
+pierce pig pin pinning pint pit plan plank plate plates played plays point pointed pointing points
+polls pop ports posses pot pound prayer prayers preach price print printing prints pun pus racket
+rackets rag raises raising ram ran rap rat raw resets resolves resolving rest rib rid rights rim
+rip rob rocker rod roles rolf roll root rot rotate row rub rug rum rust sad sag saint sake san
+sands sap sat says scatter scatters score sew shake shall share sharp she sheet shill shoe shutters
+sick siding sin sinning sip sir sit size sizes skill skinning skins skips slash slashes slays sleep
+slices slider slips smell snail snails snore snowmen snows sob soon sot sow spa spade spanning
+spans spare spice spill spine spines spits spoke sport stabs stack stains stairs stake stall stalls
+stamp stand star stare starlet start starts stash state statin statues status stay steep stems
+stile stilt stock stole stones store story stove stray stream stride strided strides strip stripped
+strive strokes subset sum sunsets sways swill tab tables tag tail tales talking taller tan tap
+tapes tar tax tea tee tel ten thank thee theme themes these thorough though three thrones through
+tie til tilde timed times tin tinny tip tired title toe ton tow toy track trades trail trait trawl
+trees trial trials trunk tub tubes tuning tuns turn twirl van vat vehicles vet via viewed violent
+violets wad wafer wager wail waiter walks wallet wallets walter watch wave web while whine width
 wig winner wit wooded woods woody woolen write yak yam yellows zoo
 """
