@@ -63,6 +63,7 @@ def test_every_workload_of_the_gpu_runs_here_when_it_is_small(
         assert list(row) == KEYS
         assert row["ours_s"] > 0 and row["peak_memory"] > 0
         assert (row["flops"] is None) == (row["name"] == "weights-5b")
+        assert ("feed-forward in 8 bits" in beside["variants"]) == named(row["name"]).fp8
         if row["theirs_s"] is None:
             assert beside["missing"]
         else:
@@ -125,11 +126,11 @@ def test_what_differs_is_not_timed(monkeypatch: pytest.MonkeyPatch, capsys: Capt
     strict = replace(named("14b-blocks-480p"), tolerances={"bfloat16": 0.0})
     with pytest.raises(ParityError, match="nothing was timed"):
         measure(scaled(strict, 0.04), "bfloat16", conditions())
-    monkeypatch.setattr(bench, "CUDA_CASES", (strict, named("vae21-480p-decode")))
+    monkeypatch.setattr(bench, "CUDA_CASES", (strict, named("14b-blocks-720p")))
     assert bench.main(["--table", "cuda", "--json", *SMALL]) == 1
     captured = capsys.readouterr()
     result = json.loads(captured.out)
-    assert [row["name"] for row in result["workloads"]] == ["vae21-480p-decode"]
+    assert [row["name"] for row in result["workloads"]] == ["14b-blocks-720p"]
     (why,) = result["refused"]
     assert why.startswith("14b-blocks-480p in bfloat16: ours differs from diffusers by ")
     assert captured.err.count("error: ") == 1 and why in captured.err
@@ -140,7 +141,7 @@ def test_without_diffusers_theirs_is_null_and_it_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    only = "1.3b-480p-step,vae22-704p-decode,weights-5b,umt5-xxl"
+    only = "5b-704p-step,vae22-704p-decode,weights-5b,umt5-xxl"
     assert bench.main(["--table", "cuda", "--only", only, "--json", *SMALL]) == 0
     result = json.loads(capsys.readouterr().out)
     assert len(result["workloads"]) == 4
@@ -169,12 +170,12 @@ def test_time_that_runs_out_leaves_the_rest_and_says_so(capsys: Capture) -> None
 def test_a_second_sitting_adds_what_is_missing(tmp_path: Path, capsys: Capture) -> None:
     """A GPU is lent for minutes at a time: rows that are there already are not measured again."""
     words = ["--table", "cuda", "--write", str(tmp_path / "speed.md"), *SMALL]
-    assert bench.main([*words, "--only", "vae21-480p-decode"]) == 0
+    assert bench.main([*words, "--only", "weights-5b"]) == 0
     first = json.loads((tmp_path / "speed.json").read_text())
-    assert bench.main([*words, "--only", "vae21-480p-decode,vae22-704p-decode", "--add"]) == 0
+    assert bench.main([*words, "--only", "weights-5b,umt5-xxl", "--add"]) == 0
     both = json.loads((tmp_path / "speed.json").read_text())
     assert both["workloads"][0] == first["workloads"][0]
-    assert [row["name"] for row in both["workloads"]] == ["vae21-480p-decode", "vae22-704p-decode"]
+    assert [row["name"] for row in both["workloads"]] == ["weights-5b", "umt5-xxl"]
     assert both["command"].startswith(first["command"] + " && ")
     capsys.readouterr()
     assert bench.main([*words, "--scale", "0.05", "--add"]) == 2
@@ -250,6 +251,15 @@ def test_where_the_time_goes_is_said_in_shares() -> None:
         "aten::copy_": "copies and conversions", "aten::view": "all else",
     }  # fmt: skip
     assert {name: breakdown.kind_of(name) for name in names} == names
+    kernels = {
+        "cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma": "attention",
+        "sm90_xmma_fprop_implicit_gemm_bf16": "convolutions",
+        "nvjet_tst_128x256_64x4_2x1_v_bz_bias_tnt": "matrix products",
+        "residual_norm_kernel": "norms", "memcpy htod (pinned)": "copies and conversions",
+        "at::native::vectorized_elementwise_kernel": "sums, products, activations",
+    }  # fmt: skip
+    found = {name: breakdown.kind_of(name, breakdown.KERNELS) for name in kernels}
+    assert found == kernels and {*breakdown.KERNELS} == {*breakdown.KINDS}
     sides = {"ours": dict.fromkeys(shares, 0.0) | {"matrix products": 0.8, "norms": 0.2}}
     row = {"dtype": "float32", "ratio": 1.2}
     (cells,) = breakdown.rows([row], [{"what": "it", "breakdown": sides}])

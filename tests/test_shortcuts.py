@@ -228,11 +228,24 @@ def test_the_recipe_says_it_and_replay_and_resume_repeat_it(
         assert recipes.read(here / "d.mkv")["skipped_steps"] == recipe["skipped_steps"]
 
 
-def test_a_dry_run_says_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["generate", PROMPT, *SMALL, "--step-cache", "0.1", "--guidance-interval", "0:.5"]
-    assert main([*words, "--dry-run", "--json"]) == 0
+@pytest.mark.parametrize(
+    ("words", "threshold", "interval"),
+    [
+        (["--step-cache", "0.2", "--guidance-interval", "0:.5"], 0.2, [0.0, 0.5]),
+        (["--fast"], 0.1, [0.0, 0.5]),
+        (["--fast", "--step-cache", "0"], None, [0.0, 0.5]),
+        (["--guidance-interval", "0:.75", "--fast"], 0.1, [0.0, 0.75]),
+        ([], None, None),
+    ],
+)
+def test_a_dry_run_says_it(
+    words: list[str], threshold: float | None, interval: list[float] | None, here: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """`--fast` is two of them, where they are not typed, and is never on by itself."""
+    assert main(["generate", PROMPT, *SMALL, *words, "--dry-run", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert (said["step_cache"], said["guidance_interval"]) == (0.1, [0.0, 0.5])
+    assert (said.get("step_cache"), said.get("guidance_interval")) == (threshold, interval)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +287,7 @@ def test_an_interval_is_read() -> None:
 def test_they_stand_under_one_heading_in_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "--help"]) == 0
     options, _, shortcuts = capsys.readouterr().out.partition("\nShortcuts (")
-    for flag in ("--guidance-interval", "--step-cache", "--fp8-matmul"):
+    for flag in ("--fast", "--guidance-interval", "--step-cache", "--fp8-matmul"):
         assert flag in shortcuts and flag not in options
 
 

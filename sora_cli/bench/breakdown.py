@@ -7,12 +7,14 @@ their ratio is bounded by theirs over our matrix products, attention and convolu
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
+
+from sora_cli.bench.timing import lap
 
 # A kind takes every operation of which a word is a part, the first kind that does; the last one
 # takes what is left.
@@ -27,43 +29,59 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     ),
     "all else": ("",),
 }  # fmt: skip
+# The same kinds in the names of a GPU's kernels, theirs, ours and the compiler's.
+KERNELS: Mapping[str, tuple[str, ...]] = {
+    "attention": ("sdpa", "fmha", "flash", "attention", "softmax"),
+    "convolutions": ("conv", "fprop", "implicit"),
+    "matrix products": ("gemm", "nvjet", "cutlass", "xmma", "cublas"),
+    "norms": ("norm",),
+    "copies and conversions": ("memcpy", "memset", "copy", "catarray", "upsample"),
+    "sums, products, activations": ("elementwise", "triton", "quantise"),
+    "all else": ("",),
+}  # fmt: skip
 PYTHON = "between operations"
 MULTIPLIED = tuple(KINDS)[:3]  # what neither side can leave out
 RUNS = 3
+CPU = torch.device("cpu")
 
 
-def kind_of(operation: str) -> str:
+def kind_of(operation: str, kinds: Mapping[str, tuple[str, ...]] = KINDS) -> str:
     """The kind of an operation in the profiler's words, `aten::addmm` for one."""
-    return next(kind for kind, words in KINDS.items() if any(word in operation for word in words))
+    return next(kind for kind, words in kinds.items() if any(word in operation for word in words))
 
 
-def breakdown(call: Callable[[], object], runs: int = RUNS) -> dict[str, float]:
-    """The share of each kind, and of what is between operations, in a call on the CPU.
+def breakdown(
+    call: Callable[[], object], runs: int = RUNS, device: torch.device = CPU
+) -> dict[str, float]:
+    """The share of each kind, and of what is between operations, in a call.
 
     Of several calls each kind's least is taken. Shares, because a busy machine stretches all alike.
+    Of a GPU its kernels are counted, and what is between them is its idling.
     """
+    card = device.type == "cuda"
+    watched = [ProfilerActivity.CUDA if card else ProfilerActivity.CPU]
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it tells of its own beginning and end
     least: dict[str, float] = {}
     for _ in range(runs):
-        with profile(activities=[ProfilerActivity.CPU]) as found:
-            began = time.perf_counter()
-            call()
-            whole = time.perf_counter() - began
+        with profile(activities=watched) as found:
+            whole = lap(call, device).wall
         seconds = dict.fromkeys(KINDS, 0.0)
         for event in found.key_averages():
-            seconds[kind_of(event.key)] += event.self_cpu_time_total / 1e6
+            if not card:
+                seconds[kind_of(event.key)] += event.self_cpu_time_total / 1e6
+            elif event.device_type == DeviceType.CUDA:
+                kind = kind_of(event.key.lower(), KERNELS)
+                seconds[kind] += event.self_device_time_total / 1e6
         seconds[PYTHON] = max(0.0, whole - sum(seconds.values()))
         least = {kind: min(took, least.get(kind, took)) for kind, took in seconds.items()}
     return {kind: took / sum(least.values()) for kind, took in least.items()}
 
 
 def of_sides(
-    sides: Mapping[str, Callable[[], object] | None], device: torch.device
+    sides: Mapping[str, Callable[[], object] | None], device: torch.device, runs: int = RUNS
 ) -> dict[str, dict[str, float]]:
-    """The breakdown of each side that is there; of a GPU nothing, whose time is not the CPU's."""
-    if device.type != "cpu":
-        return {}
-    return {name: breakdown(call) for name, call in sides.items() if call is not None}
+    """The breakdown of each side that is there."""
+    return {name: breakdown(call, runs, device) for name, call in sides.items() if call is not None}
 
 
 HEADS = ("workload", "dtype", "whose", *KINDS, PYTHON, "at most")

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sora_cli.bench.timing import interleave, spread
-from sora_cli.models import attention
+from sora_cli.models import attention, fp8
 from sora_cli.models.attention import DEFAULT, TRIED
 from sora_cli.runtime.memory import is_out_of_memory
 
@@ -83,11 +83,24 @@ def measure(
     for dtype in dtypes:
         work = matmul(sizes.matrix, device, dtype)
         yield _rate(f"matmul {sizes.matrix}³", dtype, device, work, 2 * sizes.matrix**3 / 1e9)
+    if table == "cuda" and torch.bfloat16 in dtypes:
+        yield from _in_8_bits(sizes.matrix, device)
     for dtype in dtypes:
         for tokens in sizes.tokens:
             yield from _attention(tokens, device, dtype, sizes.backends)
         yield from _projections(sizes.tokens[-1], device, dtype)
     yield from _copies(sizes.copied, device)
+
+
+def _in_8_bits(side: int, device: torch.device) -> Iterator[Ceiling]:
+    """The matrix product of `--fp8-matmul`, and the rounding of activations before it."""
+    dtype = torch.float8_e4m3fn
+    x = torch.randn(side, side).to(device, torch.bfloat16)
+    rows, weight = fp8.quantise_rows(x), fp8.quantise(x)
+    product = partial(fp8.matmul, rows, weight, None, torch.bfloat16)
+    yield _rate(f"matmul {side}³ in 8 bits", dtype, device, product, 2 * side**3 / 1e9)
+    rounding = partial(fp8.quantise_rows, x)
+    yield _rate("rounding to 8 bits", dtype, device, rounding, 3 * x.numel() / 1e9, "GB/s")
 
 
 def _attention(

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from sora_cli.bench.breakdown import of_sides
+from sora_cli.bench.breakdown import RUNS, of_sides
 from sora_cli.bench.cases import Case, DtypeName
 from sora_cli.bench.ceilings import SIZES, matmul
 from sora_cli.bench.timing import Lap, Spread, growth, interleave, spread
@@ -89,7 +89,8 @@ def measure(case: Case, dtype: DtypeName, on: Conditions) -> tuple[Row, dict[str
                 sides["theirs"] = pair.theirs
             laps = interleave(sides, rounds=on.rounds, seconds=on.seconds, device=on.device)
             peak, their_peak = _peaks(pair, on.device)
-            where = of_sides({"ours": pair.ours, "theirs": pair.theirs}, on.device)
+            shown = {"ours": pair.ours, "theirs": pair.theirs}
+            where = of_sides(shown, on.device, min(RUNS, on.rounds))
             planned = case.predicted_memory(dtype, on.kind, pair.batch)
             failed: list[str] = []
             variants = _variants(pair, on, failed)

@@ -7,9 +7,9 @@ here. Theirs are called as diffusers' own pipelines call them.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,11 +20,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sora_cli.bench import checkpoints, theirs
+from sora_cli.bench import checkpoints, offload, theirs, ways
 from sora_cli.bench.cases import Case
 from sora_cli.bench.goals import THEIRS_FP32
-from sora_cli.models import fused
 from sora_cli.models.compiled import compile_blocks
+from sora_cli.models.dit import DiT
 from sora_cli.models.specs import FAMILIES
 from sora_cli.models.vae import VAE
 from sora_cli.pipeline import generate
@@ -136,8 +136,12 @@ def _step(case: Case, place: Place) -> Iterator[Pair]:
             "ours": ours, "ours_weights": weight_bytes(dit), "batch": batch,
             "ours_compiled": lambda: compile_blocks(dit),
         }  # fmt: skip
+        others: dict[str, Callable[[], object]] = {}
         if place.device.type == "cuda":
-            mine["variants"] = {"without kernels": partial(_without_kernels, ours)}
+            others["without kernels"] = partial(ways.without_kernels, ours)
+        if case.fp8:
+            others["feed-forward in 8 bits"] = ways.in_fp8(dit, ours)
+        mine["variants"] = others
         if not theirs.available():
             yield Pair(theirs=None, missing=theirs.MISSING, **mine)
             return
@@ -163,16 +167,23 @@ def _step(case: Case, place: Place) -> Iterator[Pair]:
         )  # fmt: skip
 
 
-def _without_kernels(call: Callable[[], Tensor]) -> Tensor:
-    """A call with plain torch between the matrix products."""
-    before = os.environ.get(fused.VARIABLE)
-    os.environ[fused.VARIABLE] = "0"
-    try:
-        return call()
-    finally:
-        del os.environ[fused.VARIABLE]
-        if before is not None:
-            os.environ[fused.VARIABLE] = before
+@contextmanager
+def _offload(case: Case, place: Place) -> Iterator[Pair]:
+    """A step whose blocks all come from host memory, beside the same with all on the device."""
+    there = offload.build(case, place.device, place.dtype)
+    dit = deepcopy(there)
+
+    def step(network: DiT) -> Callable[[], Tensor]:
+        call = offload.call_of(case, network, place.device, place.dtype)
+        return lambda: torch.cat([call() for _ in range(case.rows)])
+
+    with offload.passing(dit, 0, place.device) as stream:
+        assert stream is not None
+        slots = 2 * stream.block_bytes - sum(map(weight_bytes, dit.blocks))
+        yield Pair(
+            ours=step(dit), theirs=step(there), ours_weights=weight_bytes(dit) + slots,
+            theirs_weights=weight_bytes(there),
+        )  # fmt: skip
 
 
 @contextmanager
@@ -358,5 +369,5 @@ def _load(case: Case, place: Place) -> Iterator[Pair]:
 
 KINDS: Mapping[str, Callable[[Case, Place], Any]] = {
     "step": _step, "decode": _decode, "encode": _encode, "text": _text, "pipeline": _pipeline,
-    "load": _load,
+    "load": _load, "offload": _offload,
 }  # fmt: skip

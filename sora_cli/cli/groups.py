@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
 
 from sora_cli.cli import options
 
@@ -80,10 +82,21 @@ class Length:
     fps: options.Fps = None
 
 
+FAST_INTERVAL, FAST_THRESHOLD = (0.0, 0.5), 0.1  # a row of docs/reference/shortcuts.md
+Fast = Annotated[
+    bool,
+    typer.Option(
+        "--fast", rich_help_panel=options.SHORTCUTS,
+        help="As --guidance-interval 0:0.5 --step-cache 0.1, where these are not given.",
+    ),
+]  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shortcuts:
     """What makes it faster and changes it; never a default."""
 
+    fast: Fast = False
     guidance_interval: options.GuidanceInterval = None
     step_cache: options.StepCache = None
     fp8_matmul: options.Fp8Matmul = None
@@ -197,12 +210,21 @@ def request_of(
         vae=_path(weights.vae),
         text_encoder=_path(weights.text_encoder),
         quantization=weights.quantization,
-        guidance_interval=options.interval_of(sampling.guidance_interval),
-        step_cache=sampling.step_cache,
-        fp8_matmul=sampling.fp8_matmul,
+        **shortcuts_of(sampling),
         memory=weights.memory,
         needs_prompt=prompt is not None,
     )
+
+
+def shortcuts_of(asked: Shortcuts) -> dict[str, Any]:
+    """The fields of a request that shortcuts are; `--fast` fills in those that were not typed."""
+    interval, threshold = options.interval_of(asked.guidance_interval), asked.step_cache
+    if asked.fast:
+        interval = FAST_INTERVAL if interval is None else interval
+        threshold = FAST_THRESHOLD if threshold is None else threshold
+    return {
+        "guidance_interval": interval, "step_cache": threshold, "fp8_matmul": asked.fp8_matmul
+    }  # fmt: skip
 
 
 def _path(text: Path | None) -> Path | None:

@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 
 from sora_cli.cli import options
-from sora_cli.cli.groups import Marks, Running, Shortcuts, Weights, kept_marks, with_groups
+from sora_cli.cli.groups import (
+    Marks,
+    Running,
+    Shortcuts,
+    Weights,
+    kept_marks,
+    shortcuts_of,
+    with_groups,
+)
 
 SAME = ("model", "vae", "text_encoder", "quantization", "device", "dtype", "memory")
 
@@ -63,9 +71,7 @@ def replay(
         shift=shift,
         **{name: getattr(weights, name) for name in SAME},
         loras=tuple(weights.lora) if weights.lora else None,
-        guidance_interval=options.interval_of(shortcuts.guidance_interval),
-        step_cache=shortcuts.step_cache,
-        fp8_matmul=shortcuts.fp8_matmul,
+        **shortcuts_of(shortcuts),
         compile=weights.compile or None,
     )
     for result, comparison in results:

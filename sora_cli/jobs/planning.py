@@ -108,6 +108,7 @@ def job_shape(
     settings: Settings, spec: ModelSpec, device: DevicePlan, given_frames: int = 0
 ) -> JobShape:
     """One canvas of a job, as the planner counts it; given_frames: those that are encoded."""
+    from sora_cli.models import fused
     from sora_cli.pipeline.generate import BATCHED_GUIDANCE_TOKENS
     from sora_cli.runtime.shapes import JobShape
 
@@ -126,6 +127,7 @@ def job_shape(
         device_kind=device.kind,
         device_name=device.chip,
         cores=device.cores,
+        kernels=fused.wanted() and not settings.compile,
     )
 
 

@@ -3,7 +3,9 @@
 A kernel is never needed: it is tried on CUDA in inference, where Triton is installed. Each is held
 against the plain code, its twin, at its first use for a class of shapes, dtype and device: on the
 real input, over `SAMPLED` tokens from the first to the last. One that differs by more than
-`bound`, or does not compile, is switched off for the process; `take_notes` says so once.
+`within` allows, or does not compile, is switched off for the process; `take_notes` says so once.
+Once proved, a kernel may write its result over its first argument (`overwrites`): a block's
+residual stream, of which nobody needs the old state, then lies in memory once.
 
 `SORA_KERNELS=0` switches all off. With `TRITON_INTERPRET=1` they run on a CPU, slowly: that is how
 they are tested. Under `torch.compile` they give way, as it fuses the plain code itself.
@@ -14,6 +16,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -29,6 +32,7 @@ Tensors = tuple[Tensor, ...]
 _verdicts: set[tuple[Any, ...]] = set()  # what was held against its twin and agreed
 _off: dict[str, str] = {}  # what was switched off, and why
 _notes: list[str] = []
+_proved: ContextVar[bool] = ContextVar("proved", default=False)  # of the kernel that is launched
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +56,26 @@ class Kernel:
         if self.name in _off:
             return self.plain(*args)
         seen = (self.name, *map(_shape_class, args))
-        if seen in _verdicts:
-            return self.launch(*args)
+        if seen not in _verdicts:
+            why = self._fault(args)
+            if why is not None:
+                _switch_off(self.name, why)
+                return self.plain(*args)
+            _verdicts.add(seen)
+        before = _proved.set(True)
         try:
-            found = self.launch(*args)
-            why = self._difference(found, args)
+            return self.launch(*args)
+        finally:
+            _proved.reset(before)
+
+    def _fault(self, args: tuple[Any, ...]) -> str | None:
+        """Why the kernel is not to be used for these, None where it may be."""
+        try:
+            return self._difference(self.launch(*args), args)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # a compiler's: of any kind
-            why = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]:.200}"
-        if why is None:
-            _verdicts.add(seen)
-            return found
-        _switch_off(self.name, why)
-        return self.plain(*args)
+            return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]:.200}"
 
     def _difference(self, found: Tensors, args: tuple[Any, ...]) -> str | None:
         """How the result differs from the twin's, None within the bound."""
@@ -98,12 +108,25 @@ def usable(x: Tensor) -> bool:
         return False
     if x.device.type != "cuda":
         return x.device.type == "cpu" and interpreted() and installed()
-    return os.environ.get(VARIABLE) != "0" and installed()
+    return wanted()
+
+
+def overwrites() -> bool:
+    """Whether the kernel that is being launched may write over its first argument.
+
+    Not while it is held against its twin, which reads that too, and may have to stand in for it.
+    """
+    return _proved.get()
 
 
 def interpreted() -> bool:
     """Whether Triton's interpreter was asked for."""
     return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def wanted() -> bool:
+    """Whether kernels are tried on this machine's GPU, for whoever plans its memory."""
+    return os.environ.get(VARIABLE) != "0" and installed()
 
 
 @cache

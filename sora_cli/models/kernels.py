@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sora_cli.models import fused
+
 
 @triton.jit
 def residual_norm_kernel(
@@ -86,6 +88,36 @@ def norm_rotate_kernel(
         _norm_rotate_row(key, key_weight, table, key_out, row, token, eps, WIDTH, BLOCK, PAIRS)
 
 
+@triton.jit
+def _to_8_bits(value):
+    """The nearest number of float8_e4m3fn, ties to even, as a float32.
+
+    The conversion after it is then exact: the interpreter's own loses a carry into the exponent.
+    """
+    bits = value.to(tl.int32, bitcast=True)
+    bits = (bits + 0x7FFFF + ((bits >> 20) & 1)) & -0x100000  # 3 bits of the mantissa are left
+    small = (value + 24576.0) - 24576.0  # at 1.5 * 2**14 floats are 2**-9 apart, as it is below
+    return tl.where(tl.abs(value) < 0.015625, small, bits.to(tl.float32, bitcast=True))
+
+
+@triton.jit
+def quantise_kernel(
+    x, values, scale, WIDTH: tl.constexpr, BLOCK: tl.constexpr, LARGEST: tl.constexpr
+):  # fmt: skip
+    """values · scale = x, of one token: its largest number becomes LARGEST."""
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, BLOCK)
+    inside = at < WIDTH
+    value = tl.load(x + row * WIDTH + at, mask=inside, other=0.0).to(tl.float32)
+    peak = tl.max(tl.abs(value), 0)
+    # Rounded divisions: a quotient one rounding off would be another 8-bit number now and then.
+    factor = tl.where(peak > 0, tl.div_rn(peak, LARGEST), 1.0)
+    value = tl.clamp(tl.div_rn(value, factor), -LARGEST, LARGEST)
+    tl.store(scale + row, factor)
+    value = _to_8_bits(value).to(values.dtype.element_ty)
+    tl.store(values + row * WIDTH + at, value, mask=inside)
+
+
 def _shape(width: int) -> dict[str, int]:
     """A whole token in a program: about 8 to 16 numbers a thread."""
     block = triton.next_power_of_2(width)
@@ -99,7 +131,7 @@ def residual_norm(
     """x + update · gate, its norm modulated, or both in one pass.
 
     Args:
-        x: the residual stream `[B, L, D]`, float32.
+        x: the residual stream `[B, L, D]`, float32; the sum is written over it where that may be.
         update: `[B, L, D]` to be added; None adds nothing. gate: `[B or 1, G, D]` it is times.
         shift, scale: `[B or 1, G, D]` of the norm; None norms nothing.
         around_one: the norm is times 1 + scale, else times scale.
@@ -111,7 +143,9 @@ def residual_norm(
     batch, tokens, width = x.shape
     x = x.contiguous()
     update = None if update is None else update.contiguous()
-    out = None if update is None else torch.empty_like(x)
+    out = None
+    if update is not None:
+        out = x if fused.overwrites() else torch.empty_like(x)
     normed = None if scale is None else torch.empty(x.shape, dtype=dtype, device=x.device)
     rows = gate if gate is not None else scale
     groups = 1 if rows is None else max(rows.shape[1], 1 if scale is None else scale.shape[1])
@@ -147,6 +181,19 @@ def norm_rotate(
             PAIRS=0 if table is None else width // heads // 2, **_shape(width),
         )  # fmt: skip
     return outs
+
+
+def quantise(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """`[B, L, D]` in an 8-bit `dtype`, and the float32 scale `[B, L, 1]` of each token."""
+    batch, tokens, width = x.shape
+    x = x.contiguous()
+    values = torch.empty(x.shape, dtype=dtype, device=x.device)
+    scale = torch.empty(batch, tokens, 1, device=x.device)
+    with _on(x):
+        quantise_kernel[(batch * tokens,)](
+            x, values, scale, LARGEST=torch.finfo(dtype).max, **_shape(width)
+        )
+    return values, scale
 
 
 def _strides(rows: Tensor | None) -> tuple[int, int]:

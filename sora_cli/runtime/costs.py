@@ -22,12 +22,22 @@ from sora_cli.runtime.shapes import (
 MIB = 1 << 20
 
 
-def block_bytes(shape: TransformerShape, rows: int, item: int) -> int:
-    """The most that lives while a block runs on `rows` = B·L tokens, its weights not among it."""
+def block_bytes(shape: TransformerShape, rows: int, item: int, *, kernels: bool = False) -> int:
+    """The most that lives while a block runs on `rows` = B·L tokens, its weights not among it.
+
+    kernels: those of `models/kernels.py` run: they keep nothing in fp32 but the stream, and that
+        once.
+    """
     residual, hidden = rows * shape.hidden_size * 4, rows * shape.hidden_size * item
     inner = rows * shape.ffn_dim * item
-    # The stream, its norm, both projections and the finished query; the key normed and turned.
-    keys = 3 * residual + 4 * hidden
+    # VACE's branch keeps the control's own stream and the patches' beside its block.
+    branch = 2 * residual if shape.vace_layers else 0
+    if kernels:
+        # Of self-attention the norm, query, key and value, and what it gives; of cross-attention
+        # one fewer, and the update of before. At the feed-forward the last update lives still.
+        return residual + max(5 * hidden, 3 * hidden + inner) + branch
+    # The stream, its norm, both projections, the finished query; the key as it is turned, and then.
+    keys = 2 * residual + 5 * hidden
     # Query, key and value beside what they are of, what attention gives, and its projection.
     attention = residual + 6 * hidden
     # The caller still has the stream from before the block; the sum lives as `update`.
@@ -36,9 +46,7 @@ def block_bytes(shape: TransformerShape, rows: int, item: int) -> int:
     sums = 4 * residual + 3 * hidden
     # Its GELU is in place, or one with the matmul before it.
     feed_forward = 2 * residual + 3 * hidden + inner
-    most = max(keys, attention, cross, sums, feed_forward)
-    # VACE's branch keeps the control's own stream and the patches' beside its block.
-    return most + (2 * residual if shape.vace_layers else 0)
+    return max(keys, attention, cross, sums, feed_forward) + branch
 
 
 def context_bytes(shape: TransformerShape, job: JobShape) -> int:
@@ -59,7 +67,8 @@ def denoise_bytes(shapes: NetworkShapes, job: JobShape, *, storage: Storage = "d
     rope = tokens * shape.hidden_size // shape.num_heads * 4
     # An 8-bit weight is widened whenever it is used.
     widened = shape.hidden_size * shape.ffn_dim * job.item_bytes if storage == "fp8" else 0
-    block = block_bytes(shape, job.batch * tokens, job.item_bytes)
+    kernels = job.kernels and job.device_kind == "cuda"
+    block = block_bytes(shape, job.batch * tokens, job.item_bytes, kernels=kernels)
     return block + context_bytes(shape, job) + latents + rope + widened
 
 

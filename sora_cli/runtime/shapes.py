@@ -206,6 +206,7 @@ class JobShape:
     dtype: of the networks; the autoencoder is fp32 wherever it encodes.
     cores: of the CPU, for its rate. device_name: as the driver says it, for the rate of a GPU.
     tflops: the device's measured rate on this transformer, where one is known.
+    kernels: those of `models/kernels.py` run where the device is a GPU of CUDA.
     """
 
     width: int
@@ -220,6 +221,7 @@ class JobShape:
     device_name: str = ""
     cores: int = 1
     tflops: float | None = None
+    kernels: bool = True
 
     @property
     def item_bytes(self) -> int:
