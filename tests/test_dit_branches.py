@@ -160,6 +160,35 @@ def test_what_is_prepared_once_serves_every_step(config: DiTConfig) -> None:
     assert {len(entry) for entry in (*cache.keys_values, *cache.vace_keys_values)} == {tensors}
 
 
+@EACH
+@TIMESTEPS
+@torch.no_grad()
+def test_one_row_under_two_texts_is_computed_once_up_to_the_text(
+    config: DiTConfig, timesteps: Tensor
+) -> None:
+    """Guidance's two halves differ by their texts alone; their sum of roundings may differ."""
+    model = random_dit(config)
+    latents, context, image, control = inputs(config)
+    latents, timesteps = latents[:1], timesteps[:1]
+    control = None if control is None else control[:1]
+    cache = model.prepare_context(context, image)
+    rows: list[int] = []
+    for block in model.blocks[:2]:
+        block.self_attn.register_forward_hook(lambda _, given, out: rows.append(len(out)))
+
+    def both(repeat: bool) -> Tensor:
+        def form(x: Tensor) -> Tensor:
+            return torch.cat([x, x]) if repeat else x.expand(2, *x.shape[1:])
+
+        shown = None if control is None else form(control)
+        return model(form(latents), form(timesteps), cache, shown)
+
+    expected, found = both(repeat=True), both(repeat=False)
+    assert rows == [2, 2, 1, 2] and found.shape == expected.shape
+    assert (expected[0] - expected[1]).abs().max() > 0.1
+    assert (found - expected).abs().max() <= TOLERANCE
+
+
 @pytest.mark.parametrize("config", [IMAGE, VACE], ids=["image", "VACE"])
 @torch.no_grad()
 def test_one_image_or_control_serves_a_whole_batch(config: DiTConfig) -> None:

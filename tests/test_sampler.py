@@ -21,6 +21,7 @@ from sora_cli.pipeline.sampler import (
     denoise,
     guide,
     make_schedule,
+    predict,
     sample,
     sigma_grid,
     timesteps_from,
@@ -208,6 +209,21 @@ def test_batched_guidance_equals_in_turn(with_given: bool) -> None:
     )
     assert [rows for rows, _ in calls] == [2] * 4
     torch.testing.assert_close(batched, in_turn, atol=1e-6, rtol=0)
+
+
+def test_batched_guidance_says_that_both_rows_are_one() -> None:
+    """By a view that takes no memory of its own; of more canvases each row is another."""
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def model(latents: Tensor, timesteps: Tensor, context: Any) -> Tensor:
+        seen.append((latents, timesteps))
+        return latents
+
+    guidance = Guidance(context=None, negative_context=None, batched_context=object(), scale=2.0)
+    for batch in (1, 3):
+        latents = torch.randn(batch, 4, 1, 6, 10, generator=torch.Generator().manual_seed(1))
+        assert torch.equal(predict(model, latents, torch.ones(batch, 2), guidance), latents)
+    assert [tensor.stride(0) == 0 for pair in seen for tensor in pair] == [True, True, False, False]
 
 
 def test_guidance_scale_one_computes_the_prompt_only() -> None:

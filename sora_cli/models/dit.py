@@ -113,8 +113,13 @@ def token_grid(size: Sequence[int], patch_size: Sequence[int]) -> tuple[int, int
     return t, h, w
 
 
+def _once(rows: Tensor) -> Tensor:
+    """`[1, ...]` of a batch that is one row expanded, as both halves of guidance are."""
+    return rows[:1] if rows.stride(0) == 0 else rows
+
+
 def _rows_agree(timesteps: Tensor) -> bool:
-    """Whether a batch shares its timesteps `[B, G]`, as both halves of guidance do.
+    """Whether a batch shares its timesteps `[B, G]`, though each row has its own.
 
     Asked in inference on a CPU alone: elsewhere to look would be to wait for the device.
     """
@@ -148,7 +153,7 @@ class DiTBlock(nn.Module):
         """One block.
 
         Args:
-            x: residual stream `[B, L, D]`, float32.
+            x: residual stream `[B or 1, L, D]`, float32; one row where all texts have it still.
             time: time projection `[B or 1, G, 6, D]`, float32.
             keys_values: of the context, from `CrossAttention.keys_values`.
             rope: `rope_table` of the token grid.
@@ -160,7 +165,8 @@ class DiTBlock(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation.float() + time).unbind(2)
         update = self.self_attn(normed(self.norm1, x, dtype, shift1, scale1), rope)
         x, reading = added_normed(self.norm3, x, update, gate1, dtype)
-        update = self.cross_attn(reading, keys_values)
+        update = self.cross_attn(reading, keys_values)  # [B, L, D]
+        x = x.expand_as(update)
         x, reading = added_normed(self.norm2, x, update, None, dtype, shift2, scale2)
         return add_gated(x, self.ffn(reading), gate2)
 
@@ -180,8 +186,8 @@ class VaceBlock(DiTBlock):
         """One block of the branch.
 
         Args:
-            control: the branch's residual stream `[B, L, D]`, float32; the others as `DiTBlock`'s.
-            x: the embedded patches `[B, L, D]`, which the first block adds to the control.
+            control: the branch's residual stream, float32; it and the others as `DiTBlock`'s.
+            x: the embedded patches `[B or 1, L, D]`, which the first block adds to the control.
 
         Returns:
             The stream after this block, float32, and the hint, both `[B, L, D]`.
@@ -277,7 +283,9 @@ class DiT(nn.Module):
 
         Args:
             latents: `[B, C, T, H, W]`, multiples of the patch size. Where in_channels exceed
-                out_channels, the mask and the given latents stand after the noisy ones.
+                out_channels, the mask and the given latents stand after the noisy ones. Of one
+                row expanded, and timesteps alike, everything before the first look at the text
+                is computed once.
             timesteps: in 0..1000, `[B]`, or `[B, T/pt]` for one per latent frame, or `[B, L]`.
             context: `[B, text_len, text_dim]`, or the result of `prepare_context`.
             control: what VACE is shown, `[B or 1, vace_in_channels, T, H, W]`; for VACE alone.
@@ -290,8 +298,10 @@ class DiT(nn.Module):
         cache = context if isinstance(context, ContextCache) else self.prepare_context(context)
         grid = token_grid(latents.shape[2:], self.config.patch_size)
         rope = rope_table(grid, self.config.head_dim, latents.device)
-        x = self._embed_patches(latents, self.patch_embedding)  # [B, L, D]
         time, projected = self._embed_time(timesteps)  # [B or 1, G, D], [B or 1, G, 6, D]
+        if time.shape[0] == 1:
+            latents, control = _once(latents), None if control is None else _once(control)
+        x = self._embed_patches(latents, self.patch_embedding)  # [B or 1, L, D]
         stream = None if control is None else self._embed_control(control, latents)
         # The published code computes every hint of VACE first. Its branch reads nothing of the
         # main blocks, so in turn with them it gives the same, with one hint in memory instead of
@@ -314,7 +324,7 @@ class DiT(nn.Module):
     def _embed_control(self, control: Tensor, latents: Tensor) -> Tensor:
         assert control.shape[2:] == latents.shape[2:], "a control of another size than the latents"
         tokens = self._embed_patches(control, self.vace_patch_embedding)
-        return tokens.expand(len(latents), -1, -1)  # [B, L, D]
+        return tokens.expand(len(latents), -1, -1)  # [B or 1, L, D]
 
     def _embed_patches(self, latents: Tensor, embedding: nn.Conv3d) -> Tensor:
         # A convolution whose stride is its kernel is a matmul over patches, and much faster so.
@@ -324,7 +334,7 @@ class DiT(nn.Module):
         return F.linear(tokens, weight, embedding.bias).float()
 
     def _embed_time(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        timesteps = timesteps if timesteps.ndim == 2 else timesteps[:, None]  # [B, G]
+        timesteps = _once(timesteps if timesteps.ndim == 2 else timesteps[:, None])  # [B, G]
         if _rows_agree(timesteps):
             timesteps = timesteps[:1]  # [1, G]
         with torch.autocast(timesteps.device.type, enabled=False):

@@ -37,11 +37,12 @@ class RMSNorm(nn.Module):
         wide = x.float()
         # vector_norm reads x once; square().mean() would write a temporary of x's size, and this
         # is a memory-bound operation.
-        power = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square() / x.shape[-1]
-        scale = torch.rsqrt(power + self.eps)  # [..., 1]
+        length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)  # [..., 1]
         if torch.is_grad_enabled():
+            scale = torch.rsqrt(length.square() / x.shape[-1] + self.eps)
             return wide * scale * self.weight.float()
         # The same products, written over each other; over the input only where it is a copy.
+        scale = length.square_().div_(x.shape[-1]).add_(self.eps).rsqrt_()
         normed = wide * scale if wide is x else wide.mul_(scale)
         return normed.mul_(self.weight.float())
 
@@ -75,7 +76,7 @@ class LayerNorm(nn.Module):
         assert weight is None and bias is None, "a norm with weights is not modulated"
         if shift.shape[:2] == (1, 1) and not torch.is_grad_enabled():
             # One row for all tokens is the norm's own weight and bias: one pass, not two.
-            weight, bias = 1 + scale[0, 0], shift[0, 0]
+            weight, bias = 1 + scale.flatten(), shift.flatten()
             return F.layer_norm(x.float(), x.shape[-1:], weight, bias, self.eps)
         return modulate(F.layer_norm(x.float(), x.shape[-1:], eps=self.eps), shift, scale)
 
@@ -103,9 +104,12 @@ class FeedForward(nn.Sequential):
         widen, activation, narrow = self
         if _asks_onednn(x, widen.bias):
             # torch's own tanh GELU takes as long as the matmul before it. oneDNN applies it to the
-            # sums while they are still in registers, and before they are rounded.
+            # sums while they are still in registers, and before they are rounded. In bfloat16 even
+            # so tanh costs twice what the products do, and erf, whose GELU the tanh form is within
+            # 4.8e-4 of, half of that: the rounding beside it is thirty times the difference.
+            form = "none" if x.dtype == torch.bfloat16 else "tanh"
             hidden = torch.ops.mkldnn._linear_pointwise(
-                x, widen.weight, widen.bias, "gelu", [], "tanh"
+                x, widen.weight, widen.bias, "gelu", [], form
             )
         elif torch.is_grad_enabled():
             hidden = activation(widen(x))
@@ -197,12 +201,19 @@ def rope_table(grid: tuple[int, int, int], head_dim: int, device: torch.device) 
     return torch.stack([angle.cos(), angle.sin()], dim=-1).float().to(device)
 
 
-def apply_rope(x: Tensor, table: Tensor) -> Tensor:
-    """Rotate interleaved pairs of `x` `[B, L, N, K]` by `rope_table` `[L, 1, K/2, 2]`, in fp32."""
+def apply_rope(x: Tensor, table: Tensor, *, in_place: bool = False) -> Tensor:
+    """Rotate interleaved pairs of `x` `[B, L, N, K]` by `rope_table` `[L, 1, K/2, 2]`, in fp32.
+
+    in_place: x may be written over; it is where that is possible.
+    """
+    pairs = x.float().unflatten(-1, (-1, 2))
     # MPS has no complex kernels worth using, and torch's compiler makes none.
-    real = x.device.type == "mps" or torch.compiler.is_compiling()
-    rotate = rotate_real if real else rotate_complex
-    return rotate(x.float().unflatten(-1, (-1, 2)), table).flatten(-2)
+    if x.device.type == "mps" or torch.compiler.is_compiling():
+        return rotate_real(pairs, table).flatten(-2)
+    if in_place:
+        torch.view_as_complex(pairs).mul_(torch.view_as_complex(table))
+        return pairs.flatten(-2)
+    return rotate_complex(pairs, table).flatten(-2)
 
 
 def rotate_complex(pairs: Tensor, table: Tensor) -> Tensor:
@@ -298,12 +309,13 @@ class CrossAttention(Attention):
         return key.to(value.dtype), value, image_key.to(image_value.dtype), image_value
 
     def forward(self, x: Tensor, keys_values: KeysValues) -> Tensor:
-        """Attention from `x` `[B, L, D]` over every context token, padding included.
+        """Attention from `x` `[B or 1, L, D]` over every context token, padding included.
 
         Text and image have a softmax each; what they give is summed before the projection.
         """
         (query,) = self.normed_heads((self.norm_q,), (self.q(x),))
         key, value, *image = keys_values
+        query = query.expand(len(key), -1, -1, -1)
         out = self.attend(query, key, value)
         if image:
             out = out + self.attend(query, *image)
@@ -316,8 +328,12 @@ def _plain_norm_rotate(
     """What `Attention.normed_heads` does, written out: it trains, and kernels are held to it."""
 
     def one(norm: nn.Module, x: Tensor) -> Tensor:
-        split = norm(x).unflatten(-1, (heads, -1))  # [B, L, N, K]
-        return (split if rope is None else apply_rope(split, rope)).to(x.dtype)
+        normed = norm(x)
+        split = normed.unflatten(-1, (heads, -1))  # [B, L, N, K]
+        if rope is not None:
+            own = normed is not x and not torch.is_grad_enabled()
+            split = apply_rope(split, rope, in_place=own)
+        return split.to(x.dtype)
 
     return tuple(one(norm, x) for norm, x in zip(norms, tensors, strict=True))
 

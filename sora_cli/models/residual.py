@@ -49,6 +49,8 @@ def _plain_add(x: Tensor, update: Tensor, gate: Tensor | None) -> tuple[Tensor]:
     update = update.float()  # by themselves, sum and addcmul widen element by element
     if gate is None:
         return (x + update,)
+    if gate.shape[1] == 1:
+        return (torch.addcmul(x, update, gate),)
     groups = (gate.shape[1], -1)
     out = torch.addcmul(x.unflatten(1, groups), update.unflatten(1, groups), gate[:, :, None])
     return (out.flatten(1, 2),)

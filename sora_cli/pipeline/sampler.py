@@ -183,13 +183,17 @@ def predict(model: Model, latents: Tensor, timesteps: Tensor, guidance: Guidance
     if guidance.scale == 1:
         return model(latents, timesteps, guidance.context).to(latents.dtype)
     if guidance.batched_context is not None:
-        twice = torch.cat([latents, latents])  # [2B, C, T, H, W]
-        both = model(twice, torch.cat([timesteps, timesteps]), guidance.batched_context)
+        both = model(_twice(latents), _twice(timesteps), guidance.batched_context)
         cond, uncond = both.to(latents.dtype).chunk(2)
     else:
         cond = model(latents, timesteps, guidance.context).to(latents.dtype)
         uncond = model(latents, timesteps, guidance.negative_context).to(latents.dtype)
     return guide(cond, uncond, guidance.scale)
+
+
+def _twice(rows: Tensor) -> Tensor:
+    """`[B, ...]` to `[2B, ...]`: of one row a view, by which the model knows that both are one."""
+    return rows.expand(2, *rows.shape[1:]) if rows.shape[0] == 1 else torch.cat([rows, rows])
 
 
 def euler(state: SamplerState, velocity: Tensor, sigmas: Sequence[float]) -> SamplerState:
