@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sora_cli.errors import ExitCode, SoraError, Terminated
+from sora_cli.runtime import cores
 
 if TYPE_CHECKING:
     from sora_cli.cli.output import Output
@@ -34,6 +35,9 @@ def run() -> NoReturn:
         # wherever they wait for each other: on busy cores a clip then takes thirty times as long
         # (docs/reference/threads.md). 1,000 rounds cost a quiet machine a tenth, 5,000 little.
         os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    threads = None if cores.VARIABLE in os.environ else cores.thread_limit()
+    if threads is not None:
+        os.environ[cores.VARIABLE] = str(threads)
     if not _debugging():
         import warnings
 
