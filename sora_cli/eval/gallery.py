@@ -74,7 +74,7 @@ def show(studio: Studio, sizes: list[tuple[int, int]], arguments: argparse.Names
             clips = decode(vae, latents).numpy()
         path = arguments.folder / f"gallery-{width}x{height}.png"
         contact_sheet(list(clips), [p.caption.text for p in asked], path, columns=COLUMNS)
-        Image.open(path).quantize(INKS).save(path, optimize=True)
+        Image.open(path).quantize(INKS, kmeans=4).save(path, optimize=True)
         sys.stdout.write(f"{path}\n")
 
 
