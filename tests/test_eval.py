@@ -17,7 +17,7 @@ from tokenizers import processors
 from torch import Tensor
 
 from sora_cli.eval import __main__ as program
-from sora_cli.eval import binding, clips, edits, report, rows, sizes, verbs
+from sora_cli.eval import binding, clips, edits, happenings, report, rows, sizes, verbs
 from sora_cli.eval.abilities import ABILITIES
 from sora_cli.eval.judge import Judge, Reading, looked_at
 from sora_cli.eval.sheet import contact_sheet
@@ -290,10 +290,11 @@ def test_the_program_measures_a_model_from_its_folder(
     }  # fmt: skip
     assert {a for a, _ in measured} >= set(ABILITIES) - {"extend", *unread}
     assert content["weights"].startswith("sha256:")
-    # dense, short, 49 frames, physics, camera, animate; losses of pairs; extend both ways, loop,
-    # connect and their floor; a minute; edits
-    assert len(list((tmp_path / "work").glob("*.safetensors"))) == 6 + 1 + 5 + 1 + 4
-    assert err.count("made 1/1 clips") == 5
+    # dense, short, 49 frames, physics, camera, animate; what happens; losses of pairs and under
+    # exchanged words; extend both ways, loop, connect and their floor; a minute; edits
+    events = len(happenings.QUESTIONS)
+    assert len(list((tmp_path / "work").glob("*.safetensors"))) == 6 + events + 2 + 5 + 1 + 4
+    assert err.count("made 1/1 clips") == 5 + events
     assert {p.stem for p in (tmp_path / "work").glob("*.png")} >= {
         f"{name}-final" for name in ("extend-forward", "loop", "connect", "minute-last", "edit-0.7")
     }

@@ -101,7 +101,7 @@ def test_what_a_clip_was_made_from_is_found_by_its_hash(
 
 def test_latents_beside_a_clip_that_are_gone_are_said(here: Path, capsys: Capture) -> None:
     """An extension from a sidecar is another one than from the clip's frames."""
-    assert generate("-o", "a.mp4", "--keep-latents", "--crf", "40", *QUIET) == 0
+    assert generate("-o", "a.mp4", "--keep-latents", "--crf", "32", *QUIET) == 0
     words = ["extend", "a.mp4", "on", "--by", "1s", "--steps", "1", "--no-expand", "--seed", "1"]
     assert main([*words, "-o", "b.mkv", *QUIET]) == 0
     beside = here / "a.mp4.latents.safetensors"

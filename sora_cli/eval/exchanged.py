@@ -35,7 +35,7 @@ WHAT = {"color": "colours", "kind": "kinds", "motion": "motions", "place": "plac
 HARDER, TIMES = "exchanged {} are harder, % of clips", "loss under exchanged {}, times the right"
 report.BARS.update(
     {
-        ("binding", measure.format(what)): Bar(first=first, goal=goal)
+        ("exchanged words", measure.format(what)): Bar(first=first, goal=goal)
         for what in WHAT.values()
         for measure, first, goal in ((HARDER, 92.0, 99.0), (TIMES, None, None))
     }
@@ -109,7 +109,7 @@ def rows(exam: Exam) -> list[Row]:
         for measure, value, chance in ((HARDER, harder, 50.0), (TIMES, times, 1.0)):
             found.append(
                 Row(
-                    ability="binding", measure=measure.format(what), value=value,
+                    ability="exchanged words", measure=measure.format(what), value=value,
                     baselines={"a bag of words": chance}, samples=len(table), split=exam.split,
                 )
             )  # fmt: skip

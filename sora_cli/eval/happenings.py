@@ -137,9 +137,10 @@ QUESTIONS = (
 )
 
 
-def happenings(exam: Exam) -> list[Row]:
-    """The rows of all questions."""
-    return [row for question in QUESTIONS for row in _answers(exam, question)]
+def happenings(exam: Exam, ability: str) -> list[Row]:
+    """The rows of an ability that ask what happens."""
+    asked = [question for question in QUESTIONS if question.ability == ability]
+    return [row for question in asked for row in _answers(exam, question)]
 
 
 def _answers(exam: Exam, question: Question) -> list[Row]:
