@@ -27,6 +27,7 @@ MAX_AGE = 14 * 24 * 3600.0  # seconds after which an unfinished run is forgotten
 MAX_BYTES = 20 << 30  # of all runs together
 
 _SECRET = re.compile(r"hf_[A-Za-z0-9]{8,}")
+BEGINNING = 60.0  # seconds that a folder may be without anything in it
 _MAX_JSON = 16 << 20
 _MAX_OUTPUTS = 100_000  # of one command
 _END_OF_TIME = 1e12  # seconds since 1970
@@ -66,6 +67,11 @@ class Stored:
 
 def stored() -> list[Stored]:
     """Every run, the oldest first."""
+    return [run for run in _every() if run.size or run.state == "running"]
+
+
+def _every() -> list[Stored]:
+    """As `stored`, and what was killed before a byte was written, which is no run."""
     try:
         folders = [path for path in runs_dir().iterdir() if path.is_dir()]
     except OSError:
@@ -174,7 +180,9 @@ def expire() -> list[Stored]:
 
     The newest unfinished one stays whatever the clock says.
     """
-    runs, now = stored(), time.time()
+    now = time.time()
+    clean([run for run in _every() if not run.size and now - run.updated > BEGINNING])
+    runs = stored()
     spared = next((run.id for run in reversed(runs) if run.unfinished), None)
     idle = [run for run in runs if run.state != "running" and run.id != spared]
     old = [run for run in idle if now - run.updated > MAX_AGE]
