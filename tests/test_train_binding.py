@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from pathlib import Path
@@ -13,6 +14,7 @@ from sora_cli.models.text_encoder import TextEncoder, TextEncoderConfig, Tokeniz
 from sora_cli.train import binding, export
 from sora_cli.train.captions import dense, short
 from sora_cli.train.families import MIXTURES
+from sora_cli.train.stories import attributes
 from sora_cli.train.words import Caption
 from sora_cli.train.world import Scene, draw_scene
 
@@ -81,6 +83,47 @@ def test_every_thing_of_every_plain_caption_is_found() -> None:
             text = write(scene, rng).text
             numbers = [c.number for c in binding.clauses(text, scene)]
             assert numbers == list(range(len(scene.things))), text
+
+
+def drawn(family: str, count: int) -> list[Scene]:
+    """Scenes of one family of the eventful mixture."""
+    scenes = (
+        draw_scene(0, i, width=160, height=96, num_frames=25, mixture=MIXTURES["eventful"])
+        for i in range(9999)
+    )
+    return list(itertools.islice((s for s in scenes if s.family == family), count))
+
+
+def test_steps_of_a_game_say_which_way_and_after_how_many() -> None:
+    """Put one after the other, the parts of every game's caption are the game's actions."""
+    rng = random.Random(0)
+    for scene in drawn("game", 60):
+        for write in (dense, short):
+            caption = write(scene, rng)
+            parts = [says for _, _, says in binding.told(scene, caption) if "way" in says]
+            actions: list[str] = []
+            for says in parts:
+                assert int(says["steps before"]) == len(actions), caption.text
+                actions += [says["way"]] * (int(says["steps after"]) - len(actions))
+            assert tuple(actions) == scene.event.actions, caption.text
+
+
+@pytest.mark.parametrize(
+    ("family", "head", "name"),
+    [("eaten", "number", "bites"), ("broken", "number", "pieces"), ("behind", "beside", "wall"),
+     ("trail", "beside", "paint"), ("collision", "outcome", "outcome")],
+)  # fmt: skip
+def test_what_happens_is_read_where_it_is_named(family: str, head: str, name: str) -> None:
+    """The number, colour or outcome of an event, of captions that say it and of no others."""
+    rng, seen = random.Random(0), set()
+    for scene in drawn(family, 30):
+        for write in (dense, short):
+            caption = write(scene, rng)
+            values = {says.get(head) for _, _, says in binding.told(scene, caption)}
+            said = name in caption.named
+            assert values == ({attributes(scene)[name]} if said else {None}), caption.text
+            seen.add(said)
+    assert True in seen
 
 
 def test_a_small_encoder_learns_whose_words_they_are(tokenizer: Tokenizer) -> None:

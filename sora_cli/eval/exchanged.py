@@ -14,17 +14,15 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from sora_cli.eval import report
 from sora_cli.eval.clips import encode
 from sora_cli.eval.joins import Bench
+from sora_cli.eval.plausibility import losses
 from sora_cli.eval.report import Bar, Row
 from sora_cli.eval.rows import Exam
 from sora_cli.eval.truth import Prompt
 from sora_cli.eval.verbs import bench_of
-from sora_cli.pipeline.canvas import noise
-from sora_cli.pipeline.generate import read_texts
 from sora_cli.train.captions import dense
 from sora_cli.train.render import render
 from sora_cli.train.world import Scene
@@ -66,31 +64,20 @@ def captions(scene: Scene) -> list[str]:
     return [dense(one, random.Random(key)).text for one in scenes]
 
 
-@torch.no_grad()
 def _losses(exam: Exam, bench: Bench, prompt: Prompt) -> dict[str, np.ndarray]:
-    """ "losses" [captions]: mean squared velocity errors of the true clip, under each caption."""
-    networks, device = bench.networks, exam.studio.device
-    part = exam.studio.model.parts["vae"]
+    """ "losses" [captions]: of the true clip, under each caption."""
+    part, device = exam.studio.model.parts["vae"], exam.studio.device
     with load.vae(part, device=device, dtype=torch.float32) as vae:
-        clean = encode(vae, render([prompt.scene])[0])[0][None].to(device)  # [1, C, T, H, W]
-    settings = replace(bench.settings, guidance_scale=1.0)
-    contexts = [read_texts(networks, text, settings).context for text in captions(prompt.scene)]
-    found = torch.zeros(len(contexts))
-    with networks.transformer() as dit:
-        for number, sigma in enumerate(SIGMAS):
-            drawn = noise(tuple(clean.shape[1:]), 1000 * prompt.seed + number).to(device)  # type: ignore[arg-type]
-            timesteps = torch.full((1,), 1000 * sigma, device=device)
-            noisy: Tensor = (1 - sigma) * clean + sigma * drawn
-            for row, context in enumerate(contexts):
-                velocity = dit(noisy, timesteps, context.to(device)).float()
-                found[row] += (velocity - (drawn - clean)).square().mean().cpu() / len(SIGMAS)
-    return {"losses": found.numpy()}
+        latents = encode(vae, render([prompt.scene])[0])
+    texts = captions(prompt.scene)
+    found = losses(bench.networks, bench.settings, texts, latents, prompt.seed, SIGMAS)
+    return {"losses": np.array(found)}
 
 
 def rows(exam: Exam) -> list[Row]:
     """For each exchange, in how many clips it is harder, and how much higher the mean loss is."""
     asked = exam.prompts("dense", cap="pair", only=two_unlike)
-    losses = []
+    found_losses: list[np.ndarray] = []
     with bench_of(exam) as bench:
         for prompt in asked:
             made = bench.made(
@@ -98,10 +85,10 @@ def rows(exam: Exam) -> list[Row]:
             )
             if made is None:
                 break
-            losses.append(made["losses"])
-    if not losses:
+            found_losses.append(made["losses"])
+    if not found_losses:
         return []
-    table = np.stack(losses)  # [clips, captions]
+    table = np.stack(found_losses)  # [clips, captions]
     found = []
     for column, what in enumerate(WHAT.values(), 1):
         harder = 100 * float((table[:, column] > table[:, 0]).mean())

@@ -161,24 +161,27 @@ def twins(scene: Scene) -> dict[str, list[Moment]]:
 
 @torch.no_grad()
 def losses(
-    networks: Networks, settings: Settings, text: str, latents: Sequence[Tensor], seed: int
-) -> list[float]:
-    """Mean squared velocity error of each clip's latents [C, T, H, W] under one prompt.
+    networks: Networks, settings: Settings, texts: Sequence[str], latents: Sequence[Tensor],
+    seed: int, sigmas: Sequence[float],
+) -> list[float]:  # fmt: skip
+    """Mean squared velocity error of each clip's latents [C, T, H, W] under its text.
 
-    Every clip gets the same noise at the same levels, another one at each level.
+    One text may be all clips', and one clip all texts'. All get the same noise, another one at each
+    noise level; the error is averaged over the levels.
     """
-    device = networks.model.device
-    context = read_texts(networks, text, replace(settings, guidance_scale=1.0)).context
-    clean = torch.stack(list(latents)).to(device)  # [N, C, T, H, W]
-    total = torch.zeros(len(clean), device=device)
+    device, count = networks.model.device, max(len(texts), len(latents))
+    exact = replace(settings, guidance_scale=1.0)
+    contexts = torch.cat([read_texts(networks, text, exact).context for text in texts])
+    clean = torch.stack(list(latents)).to(device).expand(count, -1, -1, -1, -1)  # [N, C, T, H, W]
+    total = torch.zeros(count, device=device)
     with networks.transformer() as dit:
-        prepared = dit.prepare_context(context.to(device).expand(len(clean), -1, -1))
-        for number, sigma in enumerate(SIGMAS):
+        prepared = dit.prepare_context(contexts.to(device).expand(count, -1, -1))
+        for number, sigma in enumerate(sigmas):
             drawn = noise(tuple(clean.shape[1:]), 1000 * seed + number).to(device)  # type: ignore[arg-type]
-            timesteps = torch.full((len(clean),), 1000 * sigma, device=device)
+            timesteps = torch.full((count,), 1000 * sigma, device=device)
             velocity = dit((1 - sigma) * clean + sigma * drawn, timesteps, prepared)
             total += (velocity.float() - (drawn - clean)).square().mean((1, 2, 3, 4))
-    return (total / len(SIGMAS)).tolist()
+    return (total / len(sigmas)).tolist()
 
 
 def scene_losses(exam: Exam, bench: Bench, prompt: Prompt) -> dict[str, np.ndarray]:
@@ -188,8 +191,8 @@ def scene_losses(exam: Exam, bench: Bench, prompt: Prompt) -> dict[str, np.ndarr
     part, device = exam.studio.model.parts["vae"], exam.studio.device
     with load.vae(part, device=device, dtype=torch.float32) as vae:
         latents = encode(vae, torch.stack(clips))
-    text = prompt.caption.text
-    found = losses(bench.networks, bench.settings, text, latents, prompt.seed)
+    text = [prompt.caption.text]
+    found = losses(bench.networks, bench.settings, text, latents, prompt.seed, SIGMAS)
     return {"losses": np.array(found)}
 
 

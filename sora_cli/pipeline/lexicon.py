@@ -74,7 +74,6 @@ def parse_lexicon(table: dict[str, Any]) -> Lexicon:
     single = {word for key in phrases for word in key}
     strange = {word for key in nearest for word in key}
     caption = table["caption"]
-    patterns = caption.get("patterns") or [["", caption["pattern"]]]  # before there were events
     return Lexicon(
         phrases=phrases,
         longest=max(map(len, (*phrases, *nearest))),
@@ -85,8 +84,8 @@ def parse_lexicon(table: dict[str, Any]) -> Lexicon:
         targets=tuple(sorted(word for word in single if len(word) >= 3)),
         many=frozenset(table["many"]),
         most_things=table["most_things"],
-        patterns=tuple((event, re.compile(text)) for event, text in patterns),
-        implied=table.get("implied", {}),
+        patterns=tuple((event, re.compile(text)) for event, text in caption["patterns"]),
+        implied=table["implied"],
         values=caption["values"],
         caption_words=frozenset(caption["words"]),
     )

@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable
 
 from sora_cli.train.captions import attributes
-from sora_cli.train.events import Bites, Breaking, Collision, Game, Trail, Wall
+from sora_cli.train.events import Bites, Breaking, Collision, Game
 from sora_cli.train.grid_game import MOVES, runs, states
-from sora_cli.train.stories import BOARD_WORDS, GAMES, TELLING, WAYS, row_of
+from sora_cli.train.stories import BOARD_WORDS, GAMES, TELLING, WAYS, colored, row_of
 from sora_cli.train.wordings import GOES, GOING
 from sora_cli.train.words import COUNTS, SIZE_WORDS, Words
 from sora_cli.train.world import COLORS, Scene
@@ -187,12 +187,8 @@ def _holes(scene: Scene, rng: random.Random) -> dict[str, str]:
     numbers = NUMBERS if rng.random() < 0.3 else COUNTS
     holes = {"go": rng.choice(GOES), "going": rng.choice(GOING)}
     holes["way"] = rng.choice(WAYS.get(scene.things[0].motion, ("",)))
-    if isinstance(event, Wall):
-        holes["wall"] = event.color
-    elif isinstance(event, Trail):
-        holes["paint"] = event.color
-        holes["a_paint"] = f"a{'n' * (event.color[0] in 'aeiou')} {event.color}"
-    elif isinstance(event, Bites):
+    holes |= colored(event)
+    if isinstance(event, Bites):
         holes["n"] = numbers[len(event.times)]
     elif isinstance(event, Breaking):
         holes["n"] = numbers[len(event.pieces)]

@@ -320,5 +320,16 @@ WIDE: Mixture = (
     Family(name="broken", share=0.06, draw=draw_broken, least_frames=17),
     Family(name="game", share=0.06, draw=draw_game),
 )
-MIXTURES: dict[str, Mixture] = {"plain": PLAIN, "wide": WIDE, "kang": KANG}
+# What happens, and least often comes right after a training on WIDE: more of it, to go on with.
+EVENTFUL: Mixture = (
+    Family(name="game", share=0.26, draw=draw_game),
+    Family(name="behind", share=0.22, draw=draw_behind, least_frames=17),
+    Family(name="broken", share=0.16, draw=draw_broken, least_frames=17),
+    Family(name="trail", share=0.14, draw=draw_trail, least_frames=9),
+    Family(name="eaten", share=0.11, draw=draw_eaten, least_frames=9),
+    Family(name="collision", share=0.11, draw=draw_collision, least_frames=9),
+)
+MIXTURES: dict[str, Mixture] = {
+    "plain": PLAIN, "wide": WIDE, "eventful": EVENTFUL, "kang": KANG,
+}  # fmt: skip
 assert set(THINGS) < set(ALL)

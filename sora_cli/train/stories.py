@@ -16,6 +16,7 @@ from sora_cli.train.events import (
     Breaking,
     Collision,
     Discs,
+    Event,
     Game,
     Trail,
     Wall,
@@ -161,6 +162,16 @@ def _endings(scene: Scene) -> list[str]:
     return [row for kind, row in ends.items() if isinstance(event, kind)]
 
 
+def colored(event: Event | None) -> dict[str, str]:
+    """The holes for the colour of what an event adds to the place."""
+    match event:
+        case Wall(color=color):
+            return {"wall": color}
+        case Trail(color=color):
+            return {"paint": color, "a_paint": f"a{'n' * (color[0] in 'aeiou')} {color}"}
+    return {}
+
+
 def _tale(scene: Scene, rng: random.Random, *, color: bool, size: bool) -> _Tale:
     """The holes of a scene's wordings; with the things' colours and sizes or without."""
     event, first = scene.event, scene.things[0]
@@ -172,12 +183,8 @@ def _tale(scene: Scene, rng: random.Random, *, color: bool, size: bool) -> _Tale
         holes[hole] = noun(thing, rng, color=color, size=size)
         names[hole] = {f"{name}{number}" for name in said}
         holes[f"the_{hole}"] = f"the {rng.choice(ALL_KINDS[thing.kind])}"
-    if isinstance(event, Wall):
-        holes["wall"] = event.color
-    elif isinstance(event, Trail):
-        holes["paint"] = event.color
-        holes["a_paint"] = f"a{'n' * (event.color[0] in 'aeiou')} {event.color}"
-    elif isinstance(event, Bites):
+    holes |= colored(event)
+    if isinstance(event, Bites):
         holes["n"], names["n"] = COUNTS[len(event.times)], {"bites"}
     elif isinstance(event, Breaking):
         holes["n"], names["n"] = COUNTS[len(event.pieces)], {"pieces"}
