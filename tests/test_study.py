@@ -17,7 +17,7 @@ from sora_cli.eval.judge import Judge, Reading
 from sora_cli.eval.lessons import look, source_key
 from sora_cli.eval.truth import prompts
 from sora_cli.models.text_encoder import Tokenizer
-from sora_cli.train import study
+from sora_cli.train import study, trial
 from sora_cli.train.captions import attributes
 from sora_cli.train.loop import save_checkpoint
 from sora_cli.train.render import render
@@ -28,7 +28,7 @@ TINY = store.locate("tiny")
 
 
 @pytest.fixture(scope="module")
-def clips() -> study.Clips:
+def clips() -> trial.Clips:
     """Six clips of the training split through the embedded autoencoder."""
     width, height, num_frames = study.SIZE
     scenes = [
@@ -37,23 +37,23 @@ def clips() -> study.Clips:
     ]
     with load.vae(TINY.parts["vae"], device="cpu", dtype=torch.float32) as vae:
         latents = torch.stack(encode(vae, render(scenes)[0]))
-    return study.Clips(latents=latents.half(), scenes=scenes)
+    return trial.Clips(latents=latents.half(), scenes=scenes)
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    narrow = replace(study.NARROW, num_layers=1, hidden_size=64, num_heads=1, ffn_dim=64)
-    monkeypatch.setattr(study, "NARROW", narrow)
-    monkeypatch.setattr(study, "BATCH", 4)
-    monkeypatch.setattr(study, "POINTS", 2)
+    narrow = replace(trial.NARROW, num_layers=1, hidden_size=64, num_heads=1, ffn_dim=64)
+    monkeypatch.setattr(trial, "NARROW", narrow)
+    monkeypatch.setattr(trial, "BATCH", 4)
+    monkeypatch.setattr(trial, "POINTS", 2)
     monkeypatch.setattr(study, "LOSS_CLIPS", 2)
 
 
-def test_arms_differ_in_captions_only(clips: study.Clips, tmp_path: Path) -> None:
+def test_arms_differ_in_captions_only(clips: trial.Clips, tmp_path: Path) -> None:
     """The same clips, the same prompts left out, in the same order: what is compared is wording."""
     texts = {arm: study.captions_of(arm, clips, tmp_path, TINY) for arm in study.ARMS}
     drawn = {
-        arm: [study.draw(clips, rows, seed=0, step=n) for n in range(30)]
+        arm: [trial.draw(clips, rows, 0, n, trial.Recipe()) for n in range(30)]
         for arm, rows in texts.items()
     }
     for arm in ("dense", "captioner"):
@@ -66,7 +66,7 @@ def test_arms_differ_in_captions_only(clips: study.Clips, tmp_path: Path) -> Non
 
 
 def test_the_noises_and_first_weights_are_the_same_in_all_arms(
-    clips: study.Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clips: trial.Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two arms under one caption end with the same weights; also where one was interrupted."""
     tokenizer = Tokenizer.from_folder(TINY.parts["tokenizer"])
@@ -74,13 +74,21 @@ def test_the_noises_and_first_weights_are_the_same_in_all_arms(
     texts = study.captions_of("short", clips, tmp_path, TINY)
 
     def curve(arm: str) -> list[dict[str, float]]:
-        return study.train_arm(
-            arm, clips, texts, tokenizer, tmp_path / arm, steps=4, seed=1, development=development
+        return trial.train_arm(
+            arm,
+            clips,
+            texts,
+            tokenizer,
+            tmp_path / arm,
+            steps=4,
+            seed=1,
+            development=development,
+            recipe=trial.Recipe(),
         )
 
     whole = curve("short")
     assert [point["samples"] for point in whole] == [8, 16]
-    usual, seen = study.losses, []
+    usual, seen = trial.losses, []
 
     def fails(*arguments: object) -> Tensor:
         seen.append(arguments)
@@ -89,7 +97,7 @@ def test_the_noises_and_first_weights_are_the_same_in_all_arms(
         return usual(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(study, "losses", fails)
+        patch.setattr(trial, "losses", fails)
         with pytest.raises(KeyboardInterrupt):
             curve("dense")
     assert curve("dense") == whole
@@ -101,7 +109,7 @@ def test_the_noises_and_first_weights_are_the_same_in_all_arms(
 
 
 def test_captions_are_written_once_and_it_goes_on_after_the_last(
-    clips: study.Clips, tmp_path: Path
+    clips: trial.Clips, tmp_path: Path
 ) -> None:
     whole = study.captions_of("captioner", clips, tmp_path, TINY)
     file = tmp_path / "captions.jsonl"
@@ -111,7 +119,7 @@ def test_captions_are_written_once_and_it_goes_on_after_the_last(
     assert [json.loads(line) for line in lines] == whole
 
 
-def test_what_captions_say_is_held_against_the_scenes(clips: study.Clips) -> None:
+def test_what_captions_say_is_held_against_the_scenes(clips: trial.Clips) -> None:
     true = study.captions_of("dense", clips, Path(), TINY)
     one = recaptioning.taught("dense", Path(), [], true, clips.scenes)
     assert one.named == one.right == 100
@@ -137,10 +145,10 @@ def test_figures_count_what_is_asked_and_their_interval_holds_the_mean() -> None
 
 
 def test_the_study_runs_from_latents_to_table_and_picture(
-    clips: study.Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clips: trial.Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A few steps of each arm: a table with every arm, numbers and counts, and one picture."""
-    monkeypatch.setattr(study.Clips, "of", classmethod(lambda cls, folder: clips))
+    monkeypatch.setattr(trial.Clips, "of", classmethod(lambda cls, folder, size: clips))
     torch.manual_seed(0)
     judge = tmp_path / "judge.pt"
     known = {"source": source_key(), "look": look(), "finished": True}

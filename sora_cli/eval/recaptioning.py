@@ -128,21 +128,29 @@ class Development:
         shape = (len(SIGMAS), *self.latents.shape)
         self.noises = torch.randn(shape, generator=generator)
 
-    @torch.no_grad()
     def losses(self, model: Captioned, tokenizer: Tokenizer) -> dict[str, float]:
-        """Mean squared velocity error over the clips and SIGMAS, by the prompts' level."""
-        found = {}
-        for level, texts in self.texts.items():
-            ids, attention = tokenizer.encode(texts, TEXT_LEN)
-            errors = []
-            for sigma, noise in zip(SIGMAS, self.noises, strict=True):
-                noisy = torch.lerp(self.latents, noise, sigma)
-                times = torch.full((len(texts), noisy.shape[2]), 1000 * sigma)
-                with torch.autocast("cpu", torch.bfloat16):
-                    velocity = model(noisy, times, ids, attention)
-                errors.append((velocity.float() - (noise - self.latents)).square().mean())
-            found[level] = float(torch.stack(errors).mean())
-        return found
+        """Mean squared velocity error over the clips and SIGMAS, by the prompts' level; `given`:
+        under dense ones, with the clips' first latent given.
+        """
+        found = {level: self._loss(model, tokenizer, texts) for level, texts in self.texts.items()}
+        return found | {"given": self._loss(model, tokenizer, self.texts["dense"], given=1)}
+
+    @torch.no_grad()
+    def _loss(
+        self, model: Captioned, tokenizer: Tokenizer, texts: list[str], given: int = 0
+    ) -> float:
+        ids, attention = tokenizer.encode(texts, TEXT_LEN)
+        errors = []
+        for sigma, noise in zip(SIGMAS, self.noises, strict=True):
+            noisy = torch.lerp(self.latents, noise, sigma)
+            noisy[:, :, :given] = self.latents[:, :, :given]
+            times = torch.full((len(texts), noisy.shape[2]), 1000 * sigma)
+            times[:, :given] = 0
+            with torch.autocast("cpu", torch.bfloat16):
+                velocity = model(noisy, times, ids, attention)
+            error = (velocity.float() - (noise - self.latents)).square()
+            errors.append(error[:, :, given:].mean())
+        return float(torch.stack(errors).mean())
 
 
 def _asked(exam: Exam, size: tuple[int, int, int], level: str) -> list[Prompt]:
@@ -163,27 +171,39 @@ def floor(exam: Exam, size: tuple[int, int, int]) -> dict[str, Figure]:
     }
 
 
-def measured(exam: Exam, arm: Taught, size: tuple[int, int, int]) -> dict[str, Figure]:
-    """The figures of clips that one arm makes, by kind of prompt.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answers:
+    """What was asked of an arm, what the judge reads in its clips, and what share is right."""
+
+    asked: list[Prompt]
+    readings: list[Reading]
+    figure: Figure
+
+
+def measured(
+    exam: Exam, arm: str, folder: Path, size: tuple[int, int, int], kinds: Sequence[str] = KINDS
+) -> dict[str, Answers]:
+    """The clips that an arm's transformer/ and text_encoder/ make, read, by kind of prompt.
 
     Raises:
         UsageError: the time box left no clip.
     """
-    short = _asked(exam, size, "short")
     with tempfile.TemporaryDirectory(prefix="sora-study-") as name:
-        model = model_of(arm.folder, exam.studio.model, Path(name) / arm.arm)
+        model = model_of(folder, exam.studio.model, Path(name) / arm)
         studio = replace(exam.studio, model=model)
         own = replace(exam, studio=studio, kept={})
         found = {}
-        for kind in KINDS:
-            asked = _asked(exam, size, "dense") if kind == "dense" else short
+        for kind in kinds:
+            asked = _asked(exam, size, _level(kind))
             worded = expanded(own, asked) if "expanded" in kind else asked
             assert worded is not None, "the embedded model has a language model"
             clips = _decoded(own, worded)
-            own.sheet(f"study-{arm.arm}-{kind.replace(', ', '-')}", list(clips.numpy()),
+            own.sheet(f"study-{arm}-{kind.replace(', ', '-')}", list(clips.numpy()),
                       [prompt.caption.text for prompt in worded])  # fmt: skip
-            found[kind] = figure(asked, read_clips(own.judge, clips), ordered=kind == "dense")
-            say(f"{arm.arm}, {kind} prompts: {found[kind].shares['mean']:.1f} %\n")
+            readings = read_clips(own.judge, clips)
+            right = figure(asked, readings, ordered=kind == "dense")
+            found[kind] = Answers(asked=asked, readings=readings, figure=right)
+            say(f"{arm}, {kind} prompts: {right.shares['mean']:.1f} %\n")
     return found
 
 

@@ -13,6 +13,7 @@ import argparse
 import copy
 import random
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from sora_cli.train.dataset import (
     shard_bucket,
 )
 from sora_cli.train.export import remember_start, save_dit, save_text_encoder
+from sora_cli.train.lasting import LASTING
 from sora_cli.train.loop import (
     Ema,
     Muon,
@@ -123,7 +125,8 @@ class Batches:
         given, mask = latents.clone(), torch.ones(len(picks), latents.shape[2])
         prompts = []
         for row, (clips, i) in enumerate(picks):
-            if self.rng.random() < GIVE_LATENTS and latents.shape[2] > 1:
+            lasting = clips.scenes[i].family == LASTING  # means nothing without what was before
+            if (lasting or self.rng.random() < GIVE_LATENTS) and latents.shape[2] > 1:
                 self._give(row, clips, i, given, mask)
             caption = (dense if self.rng.random() < DENSE else short)(clips.scenes[i], self.rng)
             prompts.append("" if self.rng.random() < DROP_PROMPT else caption.text)
@@ -136,6 +139,8 @@ class Batches:
         the clip are those of its first frames. A block was encoded on its own (dataset.py).
         """
         kind = self.rng.choices(("first", "head", "block", "both"), (0.4, 0.15, 0.25, 0.2))[0]
+        if clips.scenes[i].family == LASTING:
+            kind = self.rng.choice(("head", "head", "both"))
         start, length = int(clips.block_start[i]), int(clips.block_length[i])
         head = 0 if kind == "block" else 1
         if kind != "first" and kind != "block":
@@ -166,10 +171,13 @@ def draw_sigmas(count: int, tokens: int) -> Tensor:
     return torch.where(torch.rand(count) < EARLY, early, sigmas)
 
 
-def losses(model: nn.Module, tokenizer: Tokenizer, batch: Batch, device: torch.device) -> Tensor:
-    """Mean squared velocity error over what is to be made."""
+def losses(
+    model: nn.Module, tokenizer: Tokenizer, batch: Batch, device: torch.device,
+    levels: Callable[[int, int], Tensor] = draw_sigmas,
+) -> Tensor:  # fmt: skip
+    """Mean squared velocity error over what is to be made, at noise levels from `levels`."""
     latents, mask = batch.latents.to(device), batch.mask.to(device)
-    sigmas = draw_sigmas(len(batch.prompts), latents[0, 0].numel()).to(device)
+    sigmas = levels(len(batch.prompts), latents[0, 0].numel()).to(device)
     noise = torch.randn_like(latents)
     level = sigmas.view(-1, 1, 1, 1, 1)
     made = mask[:, None, :, None, None]
@@ -226,6 +234,17 @@ def learn_to_read(model: Captioned, tokenizer: Tokenizer, rng: random.Random, st
             sys.stderr.write(f"reading {step + 1}/{steps}: {float(loss.detach()):.3f}\n")
 
 
+def read_beside(
+    model: Captioned, tokenizer: Tokenizer, rng: random.Random, device: torch.device
+) -> float:
+    """Add a page's gradients, READ_SHARE of them, to those of the step; returns its loss."""
+    page = lesson(tokenizer, rng, READ_CAPTIONS, TEXT_LEN, device)
+    with torch.autocast(device.type, torch.bfloat16):
+        loss = model.reader(model.text(page.ids, page.mask), page.wanted)
+    (READ_SHARE * loss).backward()
+    return float(loss.detach())
+
+
 def train(arguments: argparse.Namespace) -> None:
     """The recipe, top to bottom."""
     torch.manual_seed(arguments.seed)
@@ -262,11 +281,7 @@ def train(arguments: argparse.Namespace) -> None:
         model.zero_grad(set_to_none=True)
         loss.backward()
         if run.steps % READ_EVERY == 0:
-            page = lesson(tokenizer, rng, READ_CAPTIONS, TEXT_LEN, device)
-            with torch.autocast(device.type, torch.bfloat16):
-                read = model.reader(model.text(page.ids, page.mask), page.wanted)
-            (READ_SHARE * read).backward()
-            measured["reading"] = float(read.detach())
+            measured["reading"] = read_beside(model, tokenizer, rng, device)
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()

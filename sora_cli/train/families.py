@@ -23,6 +23,7 @@ from sora_cli.train.events import (
 )
 from sora_cli.train.grid_game import draw_game
 from sora_cli.train.kang import KANG
+from sora_cli.train.lasting import LATER
 from sora_cli.train.physics import bites_around, collided, mass, shattered
 from sora_cli.train.things import (
     BUILDS,
@@ -330,6 +331,6 @@ EVENTFUL: Mixture = (
     Family(name="collision", share=0.11, draw=draw_collision, least_frames=9),
 )
 MIXTURES: dict[str, Mixture] = {
-    "plain": PLAIN, "wide": WIDE, "eventful": EVENTFUL, "kang": KANG,
+    "plain": PLAIN, "wide": WIDE, "eventful": EVENTFUL, "lasting": LATER, "kang": KANG,
 }  # fmt: skip
 assert set(THINGS) < set(ALL)

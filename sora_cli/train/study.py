@@ -11,15 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from sora_cli.errors import UsageError
 from sora_cli.eval.clips import decode
@@ -30,53 +26,11 @@ from sora_cli.models.captioner import Captioner
 from sora_cli.models.text_encoder import Tokenizer
 from sora_cli.pipeline.caption import spread
 from sora_cli.train.captions import dense, short
-from sora_cli.train.dataset import latent_shards, load_latents, shard_bucket
-from sora_cli.train.dit import (
-    DROP_PROMPT,
-    TINY_DIT,
-    Batch,
-    Captioned,
-    losses,
-    make_optimizers,
-)
-from sora_cli.train.export import save_dit, save_text_encoder
-from sora_cli.train.loop import Ema, Run, learning_rate, load_checkpoint, save_checkpoint
-from sora_cli.train.world import Scene
+from sora_cli.train.trial import BATCH, LOSS_CLIPS, NARROW, Clips, Recipe, train_arm
 from sora_cli.weights import load, store
 
-SIZE = (64, 64, 17)  # width, height, frames: of every clip
-BUCKET = "x".join(map(str, SIZE))
-NARROW = replace(TINY_DIT, num_layers=4, hidden_size=192, num_heads=3, ffn_dim=768)
-BATCH, PEAK_RATE = 32, 2e-3
-POINTS = 10  # of the curve of development losses
-LOSS_CLIPS = 64  # that these are taken on
+SIZE = WIDTH, HEIGHT, FRAMES = 64, 64, 17  # of every clip
 ARMS = ("short", "dense", "captioner")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Clips:
-    """Encoded clips [N, C, T, H, W], half precision, and the scenes that they show."""
-
-    latents: Tensor
-    scenes: list[Scene]
-
-    @classmethod
-    def of(cls, folder: Path) -> Clips:
-        """All clips of BUCKET.
-
-        Raises:
-            UsageError: there are none.
-        """
-        shards = [n for n in latent_shards(folder) if shard_bucket(n).name == BUCKET]
-        if not shards:
-            raise UsageError(
-                f"{folder} has no latents of {BUCKET}", hint="python -m sora_cli.train.dataset"
-            )
-        parts = [load_latents(folder, shard) for shard in shards]
-        return cls(
-            latents=torch.cat([part.latents for part in parts]),
-            scenes=[scene for part in parts for scene in part.scenes],
-        )
 
 
 def written(clips: Clips, path: Path, model: store.Installed, group: int = 64) -> list[str]:
@@ -114,66 +68,6 @@ def captions_of(arm: str, clips: Clips, work: Path, model: store.Installed) -> l
     ]
 
 
-def draw(clips: Clips, captions: Sequence[str], seed: int, step: int) -> Batch:
-    """The batch of a step: its clips, and whose prompts are left out, are the same in every arm."""
-    rng = random.Random(f"study/{seed}/{step}")
-    chosen = [rng.randrange(len(captions)) for _ in range(BATCH)]
-    dropped = [rng.random() < DROP_PROMPT for _ in chosen]
-    latents = clips.latents[chosen].float()
-    return Batch(
-        latents=latents, given=latents, mask=torch.ones(BATCH, latents.shape[2]),
-        prompts=["" if gone else captions[i] for i, gone in zip(chosen, dropped, strict=True)],
-    )  # fmt: skip
-
-
-def train_arm(
-    arm: str, clips: Clips, captions: Sequence[str], tokenizer: Tokenizer, folder: Path, *,
-    steps: int, seed: int, development: Development,
-) -> list[dict[str, float]]:  # fmt: skip
-    """Train one arm and write its transformer/ and text_encoder/.
-
-    Returns:
-        the curve: "samples" and development losses of the averaged weights, POINTS times.
-    """
-    run = Run(folder=folder / "run", minutes=math.inf)
-    torch.manual_seed(seed)
-    model = Captioned(NARROW)
-    ema, optimizers = Ema(model), make_optimizers(model)
-    curve: list[dict[str, float]] = []
-    if state := load_checkpoint(run.folder / "checkpoint.pt"):
-        model.load_state_dict(state["model"])
-        ema.shadow, curve = state["ema"], state["curve"]
-        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(kept)
-        run.restore(state["run"])
-    averaged = Captioned(NARROW)
-    while run.steps < steps:
-        torch.manual_seed(seed * 10**7 + run.steps)  # noises and their levels, the same in all arms
-        rate = learning_rate(run.steps / steps, PEAK_RATE, run.steps)
-        loss = losses(model, tokenizer, draw(clips, captions, seed, run.steps), torch.device("cpu"))
-        model.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.step()
-        ema.update(run.steps)
-        run.count(BATCH, loss=float(loss.detach()))
-        if run.steps * POINTS // steps > len(curve):
-            averaged.load_state_dict(ema.state())
-            curve.append({"samples": run.samples, **development.losses(averaged.eval(), tokenizer)})
-            run.log(arm=arm, **curve[-1])
-            save_checkpoint(run.folder / "checkpoint.pt", {
-                "model": model.state_dict(), "ema": ema.state(), "run": run.state(),
-                "optimizers": [o.state_dict() for o in optimizers], "curve": curve,
-            })  # fmt: skip
-    averaged.load_state_dict(ema.state())
-    save_dit(folder / "transformer", averaged.dit)
-    save_text_encoder(folder / "text_encoder", averaged.text)
-    return curve
-
-
 # ---------------------------------------------------------------------- the program
 
 
@@ -208,7 +102,7 @@ def run(arguments: argparse.Namespace) -> None:
     for name in ("steps", "samples"):
         if getattr(arguments, name) < 1:
             raise UsageError(f"--{name} must be at least 1", hint=f"--{name} 100")
-    clips, model = Clips.of(arguments.latents), store.locate("tiny")
+    clips, model = Clips.of(arguments.latents, SIZE), store.locate("tiny")
     tokenizer = Tokenizer.from_folder(arguments.tokenizer)
     development = Development(LOSS_CLIPS, SIZE, model)
     schools = []
@@ -216,12 +110,15 @@ def run(arguments: argparse.Namespace) -> None:
         texts, folder = captions_of(arm, clips, arguments.work, model), arguments.work / arm
         curve = train_arm(
             arm, clips, texts, tokenizer, folder, steps=arguments.steps, seed=arguments.seed,
-            development=development,
+            development=development, recipe=Recipe(),
         )  # fmt: skip
         schools.append(taught(arm, folder, curve, texts, clips.scenes))
     box = argparse.Namespace(**{**vars(arguments), "work": arguments.work / "clips"})
     exam = sitting(box, model)
-    table = {school.arm: measured(exam, school, SIZE) for school in schools}
+    table = {
+        s.arm: {kind: a.figure for kind, a in measured(exam, s.arm, s.folder, SIZE).items()}
+        for s in schools
+    }
     typed = ["LATENTS", "TOKENIZER", "WORK", "--steps", str(arguments.steps)]
     typed += ["--samples", str(arguments.samples), "--arms", arguments.arms]
     end = last_lines(arguments, "sora_cli.train.study", typed, arguments.device, arguments.samples)
@@ -235,9 +132,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _about(count: int, arguments: argparse.Namespace) -> str:
     return (
-        f"- {count:,} clips of {BUCKET}; {arguments.steps:,} steps of {BATCH} clips; transformer "
-        f"{NARROW.hidden_size} wide, {NARROW.num_layers} layers; first weights, batches and "
-        f"noises of seed {arguments.seed}"
+        f"- {count:,} clips of {WIDTH}x{HEIGHT}x{FRAMES}; {arguments.steps:,} steps of {BATCH} "
+        f"clips; transformer {NARROW.hidden_size} wide, {NARROW.num_layers} layers; first weights, "
+        f"batches and noises of seed {arguments.seed}"
     )
 
 
