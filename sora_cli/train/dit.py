@@ -93,9 +93,10 @@ class Batches:
     """Draws batches of one bucket with about `tokens` tokens; re-reads new shards."""
 
     def __init__(
-        self, folders: list[Path], rng: random.Random, tokens: int = TOKENS_A_STEP
-    ) -> None:
-        self.folders, self.rng, self.tokens, self.drawn = folders, rng, tokens, 0
+        self, folders: list[Path], rng: random.Random, tokens: int = TOKENS_A_STEP,
+        drop: float = DROP_PROMPT,
+    ) -> None:  # fmt: skip
+        self.folders, self.rng, self.tokens, self.drop, self.drawn = folders, rng, tokens, drop, 0
         self.shards: dict[str, list[LatentClips]] = {}
         self.known: set[tuple[Path, int]] = set()
 
@@ -129,7 +130,7 @@ class Batches:
             if (lasting or self.rng.random() < GIVE_LATENTS) and latents.shape[2] > 1:
                 self._give(row, clips, i, given, mask)
             caption = (dense if self.rng.random() < DENSE else short)(clips.scenes[i], self.rng)
-            prompts.append("" if self.rng.random() < DROP_PROMPT else caption.text)
+            prompts.append("" if self.rng.random() < self.drop else caption.text)
         return Batch(latents=latents, given=given, mask=mask, prompts=prompts)
 
     def _give(self, row: int, clips: LatentClips, i: int, given: Tensor, mask: Tensor) -> None:
