@@ -146,6 +146,12 @@ def test_every_way_is_measured_and_the_best_are_marked(
     words = ["--samples", "1", "--steps", "1,2", "--scales", "1", "--samplers", "euler"]
     words += ["--device", "cpu", "--out", str(tmp_path), "--work", str(tmp_path / "work")]
     assert sampling.main(words) == 0
+    assert {w["physics"] is not None for w in json.loads(
+        (tmp_path / "sampling.json").read_text())["ways"]} == {True}  # fmt: skip
+    words += ["--physics-samples", "0"]
+    for kept in (tmp_path / "work").glob("*.safetensors"):
+        kept.unlink()
+    assert sampling.main(words) == 0
     ways = json.loads((tmp_path / "sampling.json").read_text())["ways"]
     assert [(w["steps"], w["guidance_scale"]) for w in ways] == [(1, 1), (2, 1)]
     assert all(way["seconds"] > 0 and way["samples"] == 1 for way in ways)

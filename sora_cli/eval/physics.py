@@ -26,8 +26,8 @@ GIVEN = 5  # frames: two latents
 MOVING = ("left", "right", "toward", "away", "bounces", "falls")
 FOLLOWED = 0.6  # least overlap of the followed with the true mask; else a scene is left out
 SPEEDS = (1.0, 14.0)  # m/s²: between these gravity is looked for
+TIMES_VAE = "velocity error, times the VAE floor"
 _ERROR, _TIMES = "velocity error, widths a second", "velocity error, times the floor"
-_TIMES_VAE = "velocity error, times the VAE floor"
 _GRAVITY = "gravity from a bounce, % off"
 
 
@@ -190,7 +190,7 @@ def _velocity_rows(exam: Exam, known: list[Followed], places: dict[str, list[Ten
         return []
     means = dict(zip(places, table.mean(1).tolist(), strict=True))
     value, floor = means.pop("value"), means.pop("floor")
-    rows = ((_ERROR, 1.0), (_TIMES, floor), (_TIMES_VAE, means["VAE floor"]))
+    rows = ((_ERROR, 1.0), (_TIMES, floor), (TIMES_VAE, means["VAE floor"]))
     return [
         Row(
             ability="physics", measure=measure, value=value / max(unit, 1e-4),

@@ -21,6 +21,7 @@ from typing import get_args
 from sora_cli.errors import OutputError, UsageError
 from sora_cli.eval.clips import Studio, make_timed
 from sora_cli.eval.lessons import obtain_judge, source_key
+from sora_cli.eval.physics import TIMES_VAE, physics
 from sora_cli.eval.program import ended, say
 from sora_cli.eval.report import machine
 from sora_cli.eval.rows import Exam
@@ -37,7 +38,9 @@ STEPS, SCALES, SAMPLERS = (4, 8, 16, 32), (1.0, 2.0, 4.0, 6.0), ("euler", "unipc
 class Way:
     """One way of sampling and what came of it.
 
-    fidelity: % of what dense prompts name that the clips show. seconds: of a clip, the median.
+    fidelity: % of what dense prompts name that the clips show. physics: the velocity error of what
+    follows five true frames, times the autoencoder's own; None: not measured. seconds: of a clip,
+    the median.
     """
 
     sampler: str
@@ -46,6 +49,7 @@ class Way:
     fidelity: float
     seconds: float
     samples: int
+    physics: float | None = None
 
 
 def measured(exam: Exam, sampler: str, steps: int, scale: float) -> Way | None:
@@ -57,8 +61,11 @@ def measured(exam: Exam, sampler: str, steps: int, scale: float) -> Way | None:
     if not made:
         return None
     asked = asked[: len(made)]
+    rows = physics(replace(exam, studio=studio, kept={})) if exam.most("physics") else []
+    errors = [row.value for row in rows if row.measure == TIMES_VAE]
     return Way(
         sampler=sampler, steps=steps, guidance_scale=scale, samples=len(made),
+        physics=errors[0] if errors else None,
         fidelity=fidelity(exam, asked, exam.decoded([one["latents"] for one in made])),
         seconds=median(float(one["seconds"]) for one in made),
     )  # fmt: skip
@@ -72,17 +79,19 @@ def page(ways: list[Way], floor: float, spec: ModelSpec, last_lines: list[str]) 
         "[sampling.json](sampling.json). *Fidelity*: % of what dense prompts of the development",
         f"split name that the clips show (the true renders: {floor:.1f}). *Seconds*: a clip's",
         "share of its batch, from text to latents, networks loaded, not decoded; the median.",
-        "*: no other way is both as quick and as faithful.", "",
-        "| sampler | steps | guidance | fidelity, % | seconds a clip | clips | |",
-        "|---|---|---|---|---|---|---|",
+        "*Velocity error*: of things in what follows five true frames, times that of the true clip",
+        "after the autoencoder. *: no other way is both as quick and as faithful.", "",
+        "| sampler | steps | guidance | fidelity, % | velocity error | seconds a clip | clips | |",
+        "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for way in sorted(ways, key=lambda w: (w.steps, w.sampler, w.guidance_scale)):
         default = (way.sampler, way.steps, way.guidance_scale) == (
             spec.sampler, spec.num_inference_steps, spec.guidance_scale,
         )  # fmt: skip
         marks = " ".join(["default"] * default + ["*"] * unbeaten(way, ways))
+        error = "" if way.physics is None else f"{way.physics:.2f}"
         cells = [way.sampler, str(way.steps), f"{way.guidance_scale:g}", f"{way.fidelity:.1f}",
-                 f"{way.seconds:.2f}", str(way.samples), marks]  # fmt: skip
+                 error, f"{way.seconds:.2f}", str(way.samples), marks]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *last_lines, ""])
 
@@ -116,6 +125,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m sora_cli.eval.sampling", description=__doc__)
     parser.add_argument("--model", default="tiny", help="a name or a diffusers folder")
     parser.add_argument("--samples", type=int, default=16, help="prompts for each way")
+    parser.add_argument("--physics-samples", type=int, default=16, help="clips to go on with")
     parser.add_argument("--steps", default=",".join(map(str, STEPS)))
     parser.add_argument("--scales", default=",".join(f"{scale:g}" for scale in SCALES))
     parser.add_argument("--samplers", default=",".join(SAMPLERS))
@@ -140,7 +150,10 @@ def sitting(arguments: argparse.Namespace, model: store.Installed) -> Exam:
         work=arguments.work or cache_dir() / "eval" / "clips",
         deadline=time.monotonic() + 60 * arguments.minutes, say=say,
     )  # fmt: skip
-    return Exam(studio=studio, judge=judge, samples=arguments.samples, split="development")
+    return Exam(
+        studio=studio, judge=judge, samples=arguments.samples, split="development",
+        caps={"physics": getattr(arguments, "physics_samples", 0)},
+    )  # fmt: skip
 
 
 def last_lines(
@@ -171,6 +184,7 @@ def run(arguments: argparse.Namespace) -> None:
     plan = choose_device(arguments.device)
     typed = ["--samples", str(arguments.samples), "--steps", arguments.steps]
     typed += ["--scales", arguments.scales, "--samplers", arguments.samplers]
+    typed += ["--physics-samples", str(arguments.physics_samples)]
     end = last_lines(
         arguments, "sora_cli.eval.sampling", typed, f"{plan.device_name}, {plan.dtype_name}",
         arguments.samples,
