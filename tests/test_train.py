@@ -66,6 +66,11 @@ def test_recipes_lead_from_clips_to_a_model_that_runs(
 
     # Elsewhere the optimizers are not at hand: from the weights alone.
     other = tmp_path / "other"
+    run(vae, monkeypatch, pool, other, "--start", target, "--steps", 0)
+    kept = json.loads((other / "vae-run" / export.START).read_text())
+    assert kept["steps"] == 2
+    for file in (target / "vae").glob("*.safetensors"):
+        assert file.read_bytes() == (other / "vae" / file.name).read_bytes()
     run(dit, monkeypatch, *words[:2], other, "--start", target, "--steps", 0, "--tokens", 80)
     for part in ("transformer", "text_encoder"):
         for file in (target / part).glob("*.safetensors"):

@@ -118,7 +118,9 @@ def provenance(run: Path) -> dict[str, Any]:
     for folder in sorted(run.glob("*-run")):
         state = load_checkpoint(folder / "checkpoint.pt")
         if state is not None:
-            rows["runs"][folder.name.removesuffix("-run")] = state["run"]
+            part = rows["runs"][folder.name.removesuffix("-run")] = state["run"]
+            if (folder / START).is_file():
+                part["started_from"] = json.loads((folder / START).read_text())
     log, weights = run / "transformer-run" / "log.jsonl", parameters(run / "transformer")
     if log.is_file() and "transformer" in rows["runs"]:
         flops = 6 * weights * tokens_seen(log)
@@ -127,16 +129,13 @@ def provenance(run: Path) -> dict[str, Any]:
             "flops": float(f"{flops:.3g}"),  # 6 · parameters · tokens, attention left out
             "flops_per_second": float(f"{flops / rows['runs']['transformer']['seconds']:.3g}"),
         }
-    start = run / "transformer-run" / START
-    if start.is_file():
-        rows["runs"]["transformer"]["started_from"] = json.loads(start.read_text())
     return rows
 
 
 def remember_start(model: Path, run: Path) -> None:
-    """Keep in a transformer's run folder what its starting weights had been trained on."""
-    file = model / PROVENANCE
-    before = json.loads(file.read_text())["runs"].get("transformer", {}) if file.is_file() else {}
+    """Keep in a part's run folder what its starting weights had been trained on."""
+    file, part = model / PROVENANCE, run.name.removesuffix("-run")
+    before = json.loads(file.read_text())["runs"].get(part, {}) if file.is_file() else {}
     (run / START).write_text(json.dumps(before) + "\n")
 
 

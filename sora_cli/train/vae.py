@@ -1,8 +1,9 @@
 """Train the embedded model's video autoencoder on the procedural world.
 
 `python -m sora_cli.train.vae POOL OUT --minutes 40` trains on crops of the pool's clips, resumes
-from OUT/vae-run/, and writes OUT/vae/ in the diffusers layout. `--decoder-only` goes on with
-a frozen encoder, so that latents made with it stay valid.
+from OUT/vae-run/, and writes OUT/vae/ in the diffusers layout. `--start MODEL` goes on from a
+model's weights. `--decoder-only` goes on with a frozen encoder, so that latents made with it stay
+valid.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from sora_cli.models.vae import VAE, VAEConfig
 from sora_cli.train.dataset import Bucket, clip_path, clip_shards, shard_bucket, to_video
-from sora_cli.train.export import save_vae
+from sora_cli.train.export import remember_start, save_vae
 from sora_cli.train.loop import (
     Ema,
     Muon,
@@ -28,6 +29,7 @@ from sora_cli.train.loop import (
     run_recipe,
     save_checkpoint,
 )
+from sora_cli.weights import load
 from sora_cli.weights.keymaps_vae import vae_config_from_diffusers
 from sora_cli.weights.store import read_json
 
@@ -137,6 +139,11 @@ def train(arguments: argparse.Namespace) -> None:
         assert whole is not None, "train the whole autoencoder first"
         vae.load_state_dict(whole["ema"])
         ema = Ema(vae)
+    elif state is None and arguments.start:
+        with load.vae(arguments.start / "vae", device="cpu", dtype=torch.float32) as known:
+            vae.load_state_dict(known.state_dict())
+        ema = Ema(vae)
+        remember_start(arguments.start, folder)
     trained, optimizers = make_optimizers(vae, arguments.decoder_only)
     if state is not None:
         vae.load_state_dict(state["model"])
@@ -216,6 +223,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=40.0)
     parser.add_argument("--steps", type=int, default=10**9, help="stop after this many steps")
+    parser.add_argument("--start", type=Path, help="a model folder to go on from, where OUT is new")
     parser.add_argument("--decoder-only", action="store_true")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
