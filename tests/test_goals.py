@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sora_cli.bench import __main__ as bench
-from sora_cli.bench import goals, report
+from sora_cli.bench import breakdown, goals, report
 from sora_cli.bench.cases import CUDA_CASES
 from sora_cli.bench.goals import Goal
 from sora_cli.bench.measure import Conditions, measure
@@ -23,7 +23,8 @@ def figures(**more: Any) -> dict[str, Any]:
     row = {"name": "a", "dtype": "bfloat16", "ours_s": 0.01, "theirs_s": 0.02, "ratio": 2.0,
            "flops": int(2e12), "share_of_matmul_rate": 0.4, "peak_memory": int(3e9)}  # fmt: skip
     beside = {"what": "a step", "attention_flops": int(1e12), "predicted_memory": int(4e9),
-              "compiled_ratio": 0.9, "size": int(5e8), "goals": [],
+              "compiled_ratio": 0.9, "size": int(5e8), "goals": [], "theirs_peak_memory": int(2e9),
+              "breakdown": {"ours": {breakdown.PYTHON: 0.02}},
               "variants": {goals.THEIRS_FP32: 0.05, "without kernels": 0.012}} | more  # fmt: skip
     rates = {
         "matmul 8192³": 500e3, "attention, 16,384 tokens, cudnn": 200e3,
@@ -44,6 +45,9 @@ def figures(**more: Any) -> dict[str, Any]:
         (Goal(kind="floor", bound=0.61), 0.6, False),  # 4 ms of attention, 2 ms of the rest
         (Goal(kind="rate", bound=10), 50.0, True),
         (Goal(kind="memory", bound=2.9), 3.0, False),
+        (Goal(kind="multiple", bound=0.49), 0.5, False),
+        (Goal(kind="flat", bound=1.5), 1.5, True),
+        (Goal(kind="busy", bound=0.97), 0.98, True),
     ],
 )
 def test_a_goal_is_met_or_not(goal: Goal, value: float, met: bool) -> None:

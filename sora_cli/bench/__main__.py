@@ -1,8 +1,8 @@
 """Our speed beside diffusers' on this machine: `python -m sora_cli.bench`.
 
 The workloads are a fixed table (`bench/cases.py`), one for a CPU and one for a GPU. Each is timed
-only after both sides' results have been found equal. `python -m sora_cli.bench.memory` and
-`python -m sora_cli.bench.loading` measure memory and loading alone.
+only after both sides' results have been found equal. `python -m sora_cli.bench.memory`, `loading`,
+`offload`, `startup` and `growth` in its place measure that alone.
 """
 
 from __future__ import annotations

@@ -19,7 +19,10 @@ from sora_cli.runtime.plan import MemoryPlan, Placement, phase_bytes
 from sora_cli.runtime.shapes import AutoencoderShape, DeviceKind, JobShape, NetworkShapes
 from sora_cli.weights.configs import WAN21_MEAN, WAN21_STD, WAN22_MEAN, WAN22_STD
 
-Kind = Literal["step", "encode", "decode", "text", "pipeline", "load", "offload"]
+Kind = Literal[
+    "step", "encode", "decode", "text", "pipeline", "load", "offload",
+    "tail", "first", "batch", "long",
+]  # fmt: skip
 DtypeName = Literal["float32", "bfloat16"]
 
 HALF: tuple[DtypeName, ...] = ("bfloat16",)
@@ -35,7 +38,12 @@ TOLERANCES: Mapping[Kind, Mapping[DtypeName, float]] = {
     "pipeline": {"float32": 5e-3, "bfloat16": 2e-2},
     "load": {"float32": 0.0, "bfloat16": 0.0},
     "offload": {"float32": 0.0, "bfloat16": 0.0},
+    "tail": {"float32": 0.0, "bfloat16": 0.0},
+    "first": {"float32": 0.0, "bfloat16": 0.0},
+    "batch": {"float32": 0.0, "bfloat16": 0.0},
+    "long": {"float32": 0.0, "bfloat16": 0.0},
 }
+WHOLE: tuple[Kind, ...] = ("tail", "first", "batch", "long")  # kinds that are whole jobs (`whole`)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +54,7 @@ class Case:
     transformer, vae, text: configs of the networks. The autoencoder of a "step" only says how many
         pixels a latent is.
     width, height, num_frames: pixels. rows: texts in a step, 2 with guidance; prompts of a text.
-    steps: of a pipeline.
+    steps: of a pipeline. count: videos of a batch; how many times a long video has num_frames.
     per_token: the other side's pipeline gives every token its own timestep (TI2V).
     embedded: the package's own weights instead of random ones.
     dtypes: that it is measured in. target: the ratio asked for; goals: what else is.
@@ -64,6 +72,7 @@ class Case:
     num_frames: int
     rows: int = 1
     steps: int = 1
+    count: int = 1
     per_token: bool = False
     embedded: bool = False
     dtypes: tuple[DtypeName, ...] = BOTH
@@ -115,9 +124,9 @@ class Case:
 
     @property
     def flops(self) -> int | None:
-        """By the planner's formulae, whatever either side saves of them; None for a load."""
+        """By the planner's formulae, whatever either side saves; None of loads and whole jobs."""
         shapes, size = self.shapes, (self.height, self.width)
-        if self.kind == "load":
+        if self.kind == "load" or self.kind in WHOLE:
             return None
         if self.kind in ("step", "offload"):
             return self.rows * costs.forward_flops(shapes, self._job)
@@ -170,6 +179,37 @@ _OFFLOAD = replace(
     _WAN21, kind="offload", transformer=WAN_14B_BLOCKS, target=0.98,
     goals=(Goal(kind="ratio", bound=0.98, what="against every block on the card"),),
 )  # fmt: skip
+
+
+def whole_jobs(like: Case, name: str, size: str) -> tuple[Case, ...]:
+    """What comes after denoising, and more than one video; a few steps stand for all."""
+    length = f"{size}, {like.num_frames} frames"
+    longer = 12 * (like.num_frames - 1) + 1
+    return (
+        replace(
+            like, name=f"{name}-tail", kind="tail",
+            what=f"{length}: decoding and writing at once (beside it: the slower alone)",
+            goals=(Goal(kind="multiple", bound=1.05, what="times the slower stage"),),
+        ),
+        replace(
+            like, name=f"{name}-first", kind="first",
+            what=f"{length}: latents to the first frames (beside it: decode all, write all)",
+            goals=(Goal(kind="seconds", bound=0.5),),
+        ),
+        replace(
+            like, name=f"{name}-batch", kind="batch", steps=4, count=3,
+            what=f"{length}: 3 prompts of 4 steps as a batch (beside it: the device's part alone)",
+            goals=(Goal(kind="busy", bound=0.97),
+                   Goal(kind="multiple", bound=1.031, what="times the device's part")),
+        ),
+        replace(
+            like, name=f"{name}-long", kind="long", steps=2, count=12,
+            what=f"{size}, {longer} frames, 2 steps (beside it: {like.num_frames} frames)",
+            goals=(Goal(kind="multiple", bound=17, what="times the short video"),
+                   Goal(kind="flat", bound=1.05)),
+        ),
+    )  # fmt: skip
+
 
 CUDA_CASES: tuple[Case, ...] = (
     replace(
@@ -239,6 +279,8 @@ CUDA_CASES: tuple[Case, ...] = (
         _WAN21, name="umt5-xxl", kind="text", what="umT5-XXL, 2 prompts of 512 tokens",
         goals=(Goal(kind="seconds", bound=0.05),),
     ),
+    *whole_jobs(_WAN21, "1.3b-480p", "832×480"),
+    *whole_jobs(_WAN22, "5b-704p", "1280×704")[:2],
 )  # fmt: skip
 
 
@@ -272,6 +314,11 @@ def cpu_cases(tiny: tuple[DiTConfig, VAEConfig, TextEncoderConfig]) -> tuple[Cas
             case = replace(small, name=f"vae{label}-{kind}", vae=config, kind=kind, target=1.5)
             what = f"{title}, 160×96, 25 frames: {kind[:-1]}ing"
             rows.append(replace(case, what=what, embedded=label == "tiny"))
+    # Tiny's canvas is 25 frames, 5 seconds are 41 and a minute 481. Cards have goals, not this.
+    for kind, frames in (("tail", 97), ("first", 97), ("batch", 25), ("long", 41)):
+        like = replace(clip, num_frames=frames, dtypes=HALF)
+        (case,) = (c for c in whole_jobs(like, "tiny", "160×96") if c.kind == kind)
+        rows.append(replace(case, goals=()))
     return tuple(rows)
 
 
@@ -295,6 +342,7 @@ def scaled(case: Case, scale: float) -> Case:
         height=_part(case.height, scale, tall * ph, tall * ph),
         num_frames=time * _part((case.num_frames - 1) // time, scale, 1, 1) + 1,
         steps=_part(case.steps, scale, 1, 2),
+        count=_part(case.count, scale, 1, 2),
     )
     if case.embedded:
         return case

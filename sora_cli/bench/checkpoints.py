@@ -7,6 +7,8 @@ billion parameters is written at the speed of the disk and its activations stay 
 from __future__ import annotations
 
 import json
+import random
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from sora_cli.models.dit import DiT, DiTConfig
 from sora_cli.models.text_encoder import TextEncoder, TextEncoderConfig
 from sora_cli.models.vae import VAE, VAEConfig
-from sora_cli.weights import keymaps
+from sora_cli.weights import keymaps, store
 from sora_cli.weights.build import build_on_meta
 from sora_cli.weights.keymaps_vae import rename_parameter, vae_config_to_diffusers, vae_original
 from sora_cli.weights.tensor_files import SAFETENSORS_DTYPES
@@ -27,6 +29,20 @@ BLOCK = 1 << 24  # random numbers that a file repeats
 STRIDE = 1_000_003  # a prime: where the next tensor begins in them, so that no two are alike
 TRANSFORMER_FILE = VAE_FILE = "diffusion_pytorch_model.safetensors"
 TEXT_ENCODER_FILE = "model.safetensors"
+SCHEDULER = {
+    "_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_prediction",
+    "use_flow_sigmas": True, "flow_shift": 3.0,
+}  # fmt: skip
+# Which library's class reads a part, as a folder's index says it.
+CLASSES = {
+    "scheduler": ("diffusers", "UniPCMultistepScheduler"),
+    "text_encoder": ("transformers", "UMT5EncoderModel"),
+    "tokenizer": ("transformers", "PreTrainedTokenizerFast"),
+    "transformer": ("diffusers", "WanTransformer3DModel"),
+    "transformer_2": (None, None),
+    "vae": ("diffusers", "AutoencoderKLWan"),
+}
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def distribution(name: str, shape: Shape) -> tuple[float, float]:
@@ -101,6 +117,42 @@ def write_text_encoder(folder: Path, config: TextEncoderConfig, dtype: torch.dty
     _write(
         folder, network, names, keymaps.text_encoder_config_to_hf(config), dtype, TEXT_ENCODER_FILE
     )
+    return folder
+
+
+def write_model(
+    folder: Path, transformer: DiTConfig, vae: VAEConfig, text: TextEncoderConfig,
+    dtype: torch.dtype, *, per_frame: bool,
+) -> Path:  # fmt: skip
+    """A whole model as diffusers' `WanPipeline` reads it, its autoencoder in fp32 as published.
+
+    per_frame: the timestep is each frame's own (Wan 2.2 TI2V).
+    """
+    write_transformer(folder / "transformer", transformer, dtype)
+    write_vae(folder / "vae", vae, torch.float32)
+    write_text_encoder(folder / "text_encoder", text, dtype)
+    write_tokenizer(folder / "tokenizer", text.vocab_size)
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
+    index = {"_class_name": "WanPipeline", "expand_timesteps": per_frame, "boundary_ratio": None}
+    (folder / "model_index.json").write_text(json.dumps({**index, **CLASSES}))
+    return folder
+
+
+def write_tokenizer(folder: Path, pieces: int) -> Path:
+    """A tokenizer of random words, of the same kind as umT5's: reading so many takes its time."""
+    own = store.locate("tiny").parts["tokenizer"]
+    folder.mkdir(parents=True)
+    shutil.copyfile(own / "tokenizer_config.json", folder / "tokenizer_config.json")
+    content = json.loads((own / "tokenizer.json").read_text(encoding="utf-8"))
+    draw = random.Random(0)
+    words = dict.fromkeys(["<pad>", "</s>", "<unk>", "▁", *LETTERS])
+    while len(words) < pieces:
+        words["▁" + "".join(draw.choices(LETTERS, k=draw.randint(3, 9)))] = None
+    scored = [[word, -float(number)] for number, word in enumerate(words)][:pieces]
+    content["model"] = {"type": "Unigram", "unk_id": 2, "vocab": scored, "byte_fallback": False}
+    content["decoder"] = None
+    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
 
 

@@ -11,7 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Kind = Literal["ratio", "compiled", "fp32", "seconds", "floor", "rate", "memory"]
+from sora_cli.bench.breakdown import PYTHON
+
+Kind = Literal[
+    "ratio", "compiled", "fp32", "seconds", "floor", "rate", "memory", "multiple", "flat", "busy"
+]
 Result = Mapping[str, Any]
 GIGA = 1e9
 
@@ -22,7 +26,9 @@ class Goal:
 
     kind: "ratio", "compiled", "fp32": how many times diffusers takes, as it is, compiled, in fp32;
         "seconds": ours, `times` over; "floor": the share of the practical floor; "rate": GB/s;
-        "memory": GB at the peak. Seconds and memory may be less, the others more.
+        "memory": GB at the peak; of whole jobs, against what stands beside them, "multiple": times
+        its seconds, "flat": times its memory, "busy": the share of the time in which the device
+        works. AT_MOST may be less, the others more.
     what: in words, where the kind does not say it.
     """
 
@@ -33,16 +39,21 @@ class Goal:
 
     def met(self, value: float) -> bool:
         """Whether a measured value keeps the bound."""
-        return value <= self.bound if self.kind in ("seconds", "memory") else value >= self.bound
+        return value <= self.bound if self.kind in AT_MOST else value >= self.bound
 
 
+AT_MOST: tuple[Kind, ...] = ("seconds", "memory", "multiple", "flat")
+SHARES: tuple[Kind, ...] = ("floor", "busy")
 NAMES: Mapping[str, str] = {
     "ratio": "against diffusers", "compiled": "against diffusers compiled",
     "fp32": "against diffusers in fp32", "seconds": "seconds", "floor": "share of the floor",
-    "rate": "GB/s", "memory": "peak memory, GB",
+    "rate": "GB/s", "memory": "peak memory, GB", "multiple": "times what stands beside it",
+    "flat": "times its memory", "busy": "time in which the device works",
 }  # fmt: skip
-UNITS: Mapping[str, str] = {"ratio": "×", "compiled": "×", "fp32": "×", "rate": " GB/s",
-                            "seconds": " s", "memory": " GB"}  # fmt: skip
+UNITS: Mapping[str, str] = {
+    "ratio": "×", "compiled": "×", "fp32": "×", "rate": " GB/s", "seconds": " s", "memory": " GB",
+    "multiple": "×", "flat": "×",
+}  # fmt: skip
 THEIRS_FP32 = "diffusers in fp32"  # a variant of this name stands for the kind "fp32"
 
 
@@ -69,6 +80,8 @@ def value(goal: Goal, result: Result, row: Result, beside: Result) -> float | No
     """What was measured of a goal; None where it was not."""
     least, size = floor(result, row, beside), beside.get("size")
     theirs = beside.get("variants", {}).get(THEIRS_FP32)
+    other = beside.get("theirs_peak_memory")
+    idle = beside.get("breakdown", {}).get("ours", {}).get(PYTHON)
     found: dict[str, float | None] = {
         "ratio": row["ratio"],
         "compiled": beside.get("compiled_ratio"),
@@ -77,6 +90,9 @@ def value(goal: Goal, result: Result, row: Result, beside: Result) -> float | No
         "floor": least / row["ours_s"] if least else None,
         "rate": size / row["ours_s"] / GIGA if size else None,
         "memory": row["peak_memory"] / GIGA if row["peak_memory"] else None,
+        "multiple": 1 / row["ratio"] if row["ratio"] else None,
+        "flat": row["peak_memory"] / other if row["peak_memory"] and other else None,
+        "busy": None if idle is None else 1 - idle,
     }
     return found[goal.kind]
 
@@ -88,7 +104,7 @@ def goal_rows(result: Result) -> list[list[str]]:
         for written in beside.get("goals", ()):
             goal = Goal(**written)
             measured, unit = value(goal, result, row, beside), UNITS.get(goal.kind, "")
-            sign = "≤" if goal.kind in ("seconds", "memory") else "≥"
+            sign = "≤" if goal.kind in AT_MOST else "≥"
             shown = "" if measured is None else _say(measured, unit, goal.kind)
             verdict = "not measured" if measured is None else "met"
             if measured is not None and not goal.met(measured):
@@ -128,4 +144,4 @@ def notes(details: Sequence[Result]) -> list[str]:
 
 
 def _say(number: float, unit: str, kind: str) -> str:
-    return f"{number:.0%}" if kind == "floor" else f"{number:.3g}{unit}"
+    return f"{number:.0%}" if kind in SHARES else f"{number:.3g}{unit}"

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 
 from sora_cli.bench.breakdown import RUNS, of_sides
-from sora_cli.bench.cases import Case, DtypeName
+from sora_cli.bench.cases import WHOLE, Case, DtypeName
 from sora_cli.bench.ceilings import SIZES, matmul
+from sora_cli.bench.pairs import Pair, Place, difference
 from sora_cli.bench.timing import Lap, Spread, growth, interleave, spread
-from sora_cli.bench.workloads import Pair, Place, difference, prepared
+from sora_cli.bench.workloads import prepared
 from sora_cli.errors import SoraError
 from sora_cli.models import attention, fused
 from sora_cli.runtime.memory import total_memory
@@ -90,7 +91,8 @@ def measure(case: Case, dtype: DtypeName, on: Conditions) -> tuple[Row, dict[str
             laps = interleave(sides, rounds=on.rounds, seconds=on.seconds, device=on.device)
             peak, their_peak = _peaks(pair, on.device)
             shown = {"ours": pair.ours, "theirs": pair.theirs}
-            where = of_sides(shown, on.device, min(RUNS, on.rounds))
+            runs = 1 if case.kind in WHOLE else min(RUNS, on.rounds)
+            where = of_sides(shown, on.device, runs)
             planned = case.predicted_memory(dtype, on.kind, pair.batch)
             failed: list[str] = []
             variants = _variants(pair, on, failed)
@@ -117,7 +119,7 @@ def measure(case: Case, dtype: DtypeName, on: Conditions) -> tuple[Row, dict[str
         "difference": error, "tolerance": case.tolerance(dtype), "missing": pair.missing,
         "attention_flops": case.attention_flops, "predicted_memory": planned, "size": pair.size,
         "breakdown": where, "variants": variants, "goals": [asdict(goal) for goal in case.goals],
-        "notes": [*_notes(on), *failed], **compiled,
+        "notes": [*_notes(on), *pair.notes, *failed], **compiled,
     }  # fmt: skip
     return row, beside
 

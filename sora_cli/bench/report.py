@@ -50,6 +50,7 @@ have the same weights, inputs, dtype and threads, are warmed, and are timed only
 have been found equal. *Share*: the workload's nominal FLOPs in our time, over the rate of the
 square matrix product measured in the same rounds. *Peak memory*: a side's weights and what grows
 beside them while it runs. Networks are loaded beforehand on both sides, and no text is remembered.
+Where a workload says what is beside it, that is ours too, and stands in diffusers' place.
 """
 
 

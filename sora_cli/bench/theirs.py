@@ -87,6 +87,20 @@ def pipeline(folder: Path, device: torch.device, dtype: torch.dtype, vae_dtype: 
     return made
 
 
+def opened(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
+    """`WanPipeline` as its users open it; put together from its parts where accelerate is missing.
+
+    Its autoencoder is fp32, as diffusers' pages say.
+    """
+    if loader_missing():
+        return pipeline(folder, device, dtype, torch.float32)
+    diffusers = _diffusers()
+    vae = diffusers.AutoencoderKLWan.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+    made = diffusers.WanPipeline.from_pretrained(folder, vae=vae, torch_dtype=dtype).to(device)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
 def _straight(scheduler: Any) -> None:
     """Left alone, diffusers' Euler scheduler shifts its smallest noise level twice."""
     own = scheduler.set_timesteps

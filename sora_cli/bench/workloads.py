@@ -1,7 +1,6 @@
 """A case made runnable: the same weights and inputs on both sides, ours as a job uses it.
 
-Ours are opened through `pipeline.networks`, so that whatever a job does to its networks is done
-here. Theirs are called as diffusers' own pipelines call them.
+Theirs are called as diffusers' own pipelines call them.
 """
 
 from __future__ import annotations
@@ -10,63 +9,27 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from sora_cli.bench import checkpoints, offload, theirs, ways
+from sora_cli.bench import checkpoints, offload, theirs, ways, whole
 from sora_cli.bench.cases import Case
 from sora_cli.bench.goals import THEIRS_FP32
+from sora_cli.bench.pairs import SEED, Pair, Place, draw, networks_of, part_of, weight_bytes
 from sora_cli.models.compiled import compile_blocks
 from sora_cli.models.dit import DiT
-from sora_cli.models.specs import FAMILIES
 from sora_cli.models.vae import VAE
 from sora_cli.pipeline import generate
-from sora_cli.pipeline.networks import Model, Networks
 from sora_cli.pipeline.request import Request, resolve
-from sora_cli.runtime.plan import MemoryPlan
 from sora_cli.weights import load, store
 
-SEED = 1
 PROMPT = "a red ball rolls to the right on the grass by day"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pair:
-    """Both sides of a workload, ready to be called; each call gives the same result.
-
-    theirs: None without diffusers, and `missing` says why.
-    ours_weights, theirs_weights: bytes that the networks hold.
-    compiled: compiles theirs in place, where that can be; ours_compiled: ours.
-    variants: other ways of doing the same, by name, for reports. size: bytes that a load moves.
-    batch: rows of a step that go in one call.
-    """
-
-    ours: Callable[[], Tensor]
-    theirs: Callable[[], Tensor] | None
-    missing: str | None = None
-    ours_weights: int = 0
-    theirs_weights: int = 0
-    compiled: Callable[[], None] | None = None
-    ours_compiled: Callable[[], None] | None = None
-    variants: Mapping[str, Callable[[], object]] = field(default_factory=dict)
-    size: int | None = None
-    batch: int = 1
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
-    """Where and how precisely, and a folder for what is written."""
-
-    device: torch.device
-    dtype: torch.dtype
-    folder: Path
 
 
 @contextmanager
@@ -76,39 +39,6 @@ def prepared(case: Case, place: Place) -> Iterator[Pair]:
         yield pair
 
 
-def weight_bytes(network: nn.Module) -> int:
-    """Bytes of a network's parameters."""
-    return sum(p.numel() * p.element_size() for p in network.parameters())
-
-
-def difference(ours: Tensor, other: Tensor) -> float:
-    """RMS of the difference over the RMS of the other side's."""
-    assert ours.shape == other.shape, (ours.shape, other.shape)
-    # In double on the host's side of large results there would be no room.
-    gap, size = (ours.float() - other.float()).square().mean(), other.float().square().mean()
-    return math.sqrt(float(gap) / max(float(size), 1e-30))
-
-
-def _networks(case: Case, place: Place, parts: Mapping[str, Path]) -> Networks:
-    """The networks as a job has them: all kept, no context remembered."""
-    spec = store.locate("tiny").spec if case.embedded else FAMILIES["wan2.1-t2v"]
-    model = Model(spec=spec, parts=parts, device=place.device, dtype=place.dtype, plan=MemoryPlan())
-    return Networks(model)
-
-
-def _parts(case: Case, place: Place, name: str, write: Callable[[Path], Path]) -> Path:
-    """The embedded model's part, or one of random weights that is written now."""
-    if case.embedded:
-        return store.locate("tiny").parts[name]
-    return write(place.folder / name)
-
-
-def _draw(place: Place, *shape: int) -> Tensor:
-    """Normal numbers, the same on every device."""
-    generator = torch.Generator().manual_seed(SEED)
-    return torch.randn(shape, generator=generator).to(place.device)
-
-
 @contextmanager
 def _step(case: Case, place: Place) -> Iterator[Pair]:
     """A call of the transformer on every text of a step.
@@ -116,16 +46,16 @@ def _step(case: Case, place: Place) -> Iterator[Pair]:
     Ours reads contexts prepared once, as in a job, and takes both rows at once while they are
     small. Theirs has the same rows in as many calls.
     """
-    part = _parts(
+    part = part_of(
         case, place, "transformer",
         lambda folder: checkpoints.write_transformer(folder, case.transformer, place.dtype),
     )  # fmt: skip
     config, rows = case.transformer, case.rows
-    latents = _draw(place, 1, config.in_channels, *case.latent_size)
-    contexts = _draw(place, rows, config.text_len, config.text_dim)
+    latents = draw(place, 1, config.in_channels, *case.latent_size)
+    contexts = draw(place, rows, config.text_len, config.text_dim)
     timesteps = torch.full((1,), 500.0, device=place.device)
     batch = rows if latents[:, 0].numel() <= generate.BATCHED_GUIDANCE_TOKENS else 1
-    with _networks(case, place, {"transformer": part}) as networks, networks.transformer() as dit:
+    with networks_of(case, place, {"transformer": part}) as networks, networks.transformer() as dit:
         caches = [dit.prepare_context(part) for part in contexts.split(batch)]
         wide = latents.expand(batch, -1, -1, -1, -1)
 
@@ -189,11 +119,11 @@ def _offload(case: Case, place: Place) -> Iterator[Pair]:
 @contextmanager
 def _autoencoder(case: Case, place: Place) -> Iterator[tuple[VAE, Any]]:
     """Ours as a job has it, and theirs."""
-    part = _parts(
+    part = part_of(
         case, place, "vae", lambda folder: checkpoints.write_vae(folder, case.vae, place.dtype)
     )
     exact = place.dtype == torch.float32
-    with _networks(case, place, {"vae": part}) as networks, networks.vae(exact=exact) as vae:
+    with networks_of(case, place, {"vae": part}) as networks, networks.vae(exact=exact) as vae:
         # On a CPU a job's autoencoder may be fp32 whatever is asked for.
         vae = vae.to(place.dtype)
         other = theirs.vae(part, place.device, place.dtype) if theirs.available() else None
@@ -204,7 +134,7 @@ def _autoencoder(case: Case, place: Place) -> Iterator[tuple[VAE, Any]]:
 def _decode(case: Case, place: Place) -> Iterator[Pair]:
     """Latents at unit scale to a clip in [-1, 1]; ours by the stream that a job decodes with."""
     with _autoencoder(case, place) as (vae, other):
-        latents = _draw(place, 1, case.vae.z_dim, *case.latent_size).to(place.dtype)
+        latents = draw(place, 1, case.vae.z_dim, *case.latent_size).to(place.dtype)
 
         def ours() -> Tensor:
             shape = (1, 3, case.num_frames, case.height, case.width)
@@ -241,7 +171,7 @@ def _encode(case: Case, place: Place) -> Iterator[Pair]:
     """A clip in [-1, 1] to latents at unit scale."""
     with _autoencoder(case, place) as (vae, other):
         size = (1, 3, case.num_frames, case.height, case.width)
-        video = _draw(place, *size).tanh().to(place.dtype)
+        video = draw(place, *size).tanh().to(place.dtype)
 
         def call() -> Tensor:
             return vae.normalize(other.encode(video).latent_dist.mode())
@@ -263,7 +193,7 @@ def _autoencoder_pair(
 @contextmanager
 def _text(case: Case, place: Place) -> Iterator[Pair]:
     """Prompts of full length through the text encoder, one by one as a job encodes them."""
-    part = _parts(
+    part = part_of(
         case, place, "text_encoder",
         lambda folder: checkpoints.write_text_encoder(folder, case.text, place.dtype),
     )  # fmt: skip
@@ -298,7 +228,7 @@ def _pipeline(case: Case, place: Place) -> Iterator[Pair]:
         num_inference_steps=case.steps,
     )  # fmt: skip
     settings, _ = resolve(request, installed.spec)
-    with _networks(case, place, installed.parts) as networks:
+    with networks_of(case, place, installed.parts) as networks:
 
         def ours() -> Tensor:
             texts = generate.read_texts(networks, settings.prompt, settings)
@@ -369,5 +299,5 @@ def _load(case: Case, place: Place) -> Iterator[Pair]:
 
 KINDS: Mapping[str, Callable[[Case, Place], Any]] = {
     "step": _step, "decode": _decode, "encode": _encode, "text": _text, "pipeline": _pipeline,
-    "load": _load, "offload": _offload,
+    "load": _load, "offload": _offload, **whole.KINDS,
 }  # fmt: skip
