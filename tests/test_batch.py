@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,8 @@ def test_a_batch_goes_on_in_the_middle_of_an_item(here: Path, capsys: Capture) -
     name = write([{**BALL, "output": f"{n}.mkv", "steps": 4} for n in range(3)])
     code, told, err = run(capsys, name, output=Stopping("denoise", 5 + 3))
     assert (code, told) == (130, [{"item": 1, "path": "0.mkv"}])
+    assert err[-2:] == [f"note: 1 item: 1 made; to make the rest: sora batch {name} --resume",
+                        "error: interrupted"]  # fmt: skip
     seeds = [int(line.split()[-1]) for line in err if "seed" in line]
     (kept,) = folders.stored()
     assert kept.recipe["seeds"] == seeds[1:] and kept.status["step"] == 2
@@ -234,32 +237,45 @@ def test_another_output_of_that_name_is_not_taken_for_the_items(
     assert (code, told) == (0, {"item": 1, "path": "a.mkv"})
 
 
-def killed(name: str, kills: int, seed: int, longest: float) -> int:
-    """Runs a batch and kills it at random times; returns how often that was before its end."""
-    chance, count = random.Random(seed), 0
-    for _ in range(kills):
+def killed(name: str, outputs: list[str], kills: int, seed: int) -> Counter[str]:
+    """Kills a batch at work so many times; returns after news of which phases.
+
+    After any number of its news, half an item's in the mean, and a moment more, so that it gets on
+    but slowly; one that ends by itself begins anew, because a kill after the end is none.
+    """
+    chance, phases = random.Random(seed), Counter[str]()
+    while phases.total() < kills:
         process = subprocess.Popen(
-            [sys.executable, "-c", SORA, "batch", name, "--resume", "-q"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            [sys.executable, "-c", SORA, "batch", name, "--resume", "--progress", "json"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )  # fmt: skip
-        time.sleep(chance.uniform(0.5, longest))
-        process.kill()
-        count += process.wait() == -signal.SIGKILL
-    return count
+        with process, process.stderr as news:
+            told = [news.readline() for _ in range(1 + int(chance.expovariate(1 / 8)))]
+            time.sleep(chance.uniform(0, 0.1))
+            process.kill()
+            said = [json.loads(line) for line in told if line]
+        if process.returncode == -signal.SIGKILL:
+            phases[said[-1].get("phase", "note")] += 1
+            continue
+        assert process.returncode == 0
+        for output in outputs:
+            Path(output).unlink()
+    return phases
 
 
 @pytest.mark.parametrize(
-    ("items", "kills", "longest"),
-    [(3, 2, 4.0), pytest.param(20, 100, 9.0, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])],
+    ("items", "kills"),
+    [(3, 2), pytest.param(20, 100, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])],
 )
-def test_random_kills(here: Path, capsys: Capture, items: int, kills: int, longest: float) -> None:
+def test_random_kills(here: Path, capsys: Capture, items: int, kills: int) -> None:
     """Every item exactly once in the end, the same as if nothing had happened, nothing beside."""
     kinds = ["mkv", "gif", "mp4"]
     name = write([{**BALL, "seed": n, "output": f"{n}.{kinds[n % 3]}"} for n in range(items)])
-    assert killed(name, kills, seed=items, longest=longest) > 0
+    outputs = [f"{n}.{kinds[n % 3]}" for n in range(items)]
+    phases = killed(name, outputs, kills, seed=items)
+    assert kills < 100 or len(phases) >= 5, phases
     code, told, _ = run(capsys, name, "--resume")
     assert code == 0
-    outputs = [f"{n}.{kinds[n % 3]}" for n in range(items)]
     assert [item["path"] for item in told] == outputs
     assert names_in(here) == sorted([*outputs, "items.jsonl"])
     assert [recipes.read(here / path)["seed"] for path in outputs] == list(range(items))

@@ -18,6 +18,7 @@ from sora_cli.cli.main import main
 from sora_cli.cli.output import Output
 from sora_cli.media import recipe as recipes
 from sora_cli.pipeline.events import Event
+from sora_cli.runs import folders
 from tests.tiny_runs import PROMPT, SMALL, copy_of_tiny, generate, names_in, script
 
 Capture = pytest.CaptureFixture[str]
@@ -203,7 +204,10 @@ def test_a_reader_that_leaves(here: Path) -> None:
     process.stdout.close()
     told = process.stderr.read().decode()
     assert process.wait(timeout=120) == 1
-    assert [line.split(" ")[:2] for line in told.splitlines()] == [["note:", "seed"]]
+    # No error: nobody asked for more. What is kept is said all the same.
+    said = [line.split(" ")[:3] for line in told.splitlines()]
+    assert [words[:2] for words in said[:1]] == [["note:", "seed"]]
+    assert said[1:] == [["note:", "the", "work"]]
     assert names_in(here) == []
 
 
@@ -244,8 +248,9 @@ def test_a_signal_in_any_phase(
     words = ["generate", PROMPT, *SMALL, "--seed", "1", "-o", "a.webp", "--progress", "none"]
     assert main(words, output=out) == code
     assert out.sent
-    captured = capsys.readouterr()
-    assert (captured.out, captured.err) == ("", f"error: {word}\n")
+    captured, (run,) = capsys.readouterr(), folders.stored()
+    kept = f"note: the work so far is kept; to finish it: sora resume {run.id}\n"
+    assert (captured.out, captured.err) == ("", f"{kept}error: {word}\n")
     assert names_in(here) == []
     assert [signal.getsignal(n) for n in SIGNALS] == before
 
@@ -269,7 +274,7 @@ def test_a_signal_that_a_library_swallows_is_not_lost(
 
     monkeypatch.setattr(store, "verify", swallows)
     assert generate("-o", "a.mp4", "--progress", "none") == code
-    assert capsys.readouterr().err == f"error: {word}\n"
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {word}"
 
     def turns(installed: object) -> int:
         swallows(installed)
@@ -316,6 +321,7 @@ def test_the_script_answers_signals(here: Path, phase: str, number: signal.Signa
     assert returned == code
     error = {"event": "error", "message": word, "hint": None, "exit_code": code}
     assert events[-1] == error
+    assert events[-2]["message"].endswith(f"sora resume {folders.stored()[0].id}")
     assert names_in(here) == []
 
 

@@ -7,6 +7,7 @@ file outside the folder or a path that was in them opened.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -29,13 +30,14 @@ from sora_cli.runs import folders
 from sora_cli.runs.run import take_up
 from sora_cli.runtime.preferences import load_preferences
 from sora_cli.weights import manifest, records
-from sora_cli.weights.folders import read_json
+from sora_cli.weights.folders import read_folder, read_json
 from sora_cli.weights.lora_arguments import parse_lora
 from sora_cli.weights.spiece import read_spiece
 from sora_cli.weights.tensors import open_tensors
 from tests.fuzz import guards, seeds
 from tests.fuzz.harness import fuzz
 from tests.fuzz.targets import TARGETS
+from tests.fuzz.targets import TINY as TINY_FOLDER
 
 Capture = pytest.CaptureFixture[str]
 HUGE = 10**400
@@ -247,21 +249,15 @@ def test_an_index_leads_nowhere_else(tmp_path: Path, name: object) -> None:
         read_json(tmp_path / "config.json")
 
 
-@pytest.mark.parametrize("new", [True, False])
-def test_a_pickle_of_more_numbers_than_it_holds(tmp_path: Path, new: bool) -> None:
-    """Strides of 0 make a terabyte of one number."""
-    bomb = torch.zeros(1).as_strided((1 << 20, 1 << 18), (0, 0))
-    torch.save({"a": bomb}, tmp_path / "a.pth", _use_new_zipfile_serialization=new)
-    with pytest.raises(WeightsError, match="is not made of numbers in the file"):
-        open_tensors(tmp_path / "a.pth")
-
-
-def test_an_old_pickle_with_an_endless_text(tmp_path: Path) -> None:
-    file = tmp_path / "a.pth"
-    file.write_bytes(b"\x80\x02X\xff\xff\xff\x7fabc")
-    with guards.limited(5, 512), pytest.raises(WeightsError) as caught:
-        open_tensors(file)
-    assert guards.judge(caught.value) is None
+@pytest.mark.parametrize("halved", [[True, 10**18], [True, 1.5], "yes", 2])
+def test_a_model_whose_time_is_halved_for_ever(tmp_path: Path, halved: object) -> None:
+    """Two to that power is a number that no memory holds."""
+    folder = tmp_path / "model"
+    shutil.copytree(TINY_FOLDER, folder, ignore=shutil.ignore_patterns("*.safetensors", "*.txt"))
+    vae = folder / "vae" / "config.json"
+    vae.write_text(json.dumps({**json.loads(vae.read_text()), "temperal_downsample": halved}))
+    with pytest.raises(WeightsError, match="cannot be used"):
+        read_folder(folder)
 
 
 def spiece_with(characters: bytes) -> bytes:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +51,52 @@ def test_an_interruption_leaves_nothing(
 
     with pytest.raises(error, match="stop"):
         video.write(tmp_path / name, chunks(), width=32, height=32, fps=16)
+    assert left_over(tmp_path) == []
+
+
+@pytest.mark.parametrize("make", [Path.touch, Path.mkdir])
+def test_what_is_swept_away_before_it_is_marked_is_made_again(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    """Another process may look between the making of a hidden file and its mark."""
+    made = []
+
+    def swept(path: Path) -> None:
+        make(path)
+        made.append(path)
+        if len(made) < 3:
+            output.sweep(tmp_path)
+
+    place = tmp_path / ".sora-0123456789ab.part"
+    with output._hidden("a.mp4", place, swept) as temporary:
+        output.sweep(tmp_path)
+        assert temporary.exists()
+    assert len(made) == 3 and left_over(tmp_path) == []
+
+
+def test_a_folder_that_is_killed_while_it_is_replaced_leaves_nothing_for_ever(
+    tmp_path: Path,
+) -> None:
+    """Between the old folder's going and the new one's coming: the next command clears both."""
+    code = """
+        import os, numpy as np
+        from sora_cli.media import video
+        def write(**how):
+            video.write("frames/", iter([np.zeros((2, 8, 8, 3), np.uint8)]), width=8, height=8,
+                        fps=8, **how)
+        write()
+        replace, moved = os.replace, []
+        def counted(*paths):
+            replace(*paths)
+            moved.append(paths)
+            if len(moved) == 1:
+                os._exit(9)
+        os.replace = counted
+        write(force=True)
+    """
+    assert python(code, tmp_path).returncode == 9
+    assert len(left_over(tmp_path)) == 2
+    output.sweep(tmp_path)
     assert left_over(tmp_path) == []
 
 
@@ -217,8 +263,10 @@ def test_odd_targets(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no folder") as caught:
         video.check_output(tmp_path / "none" / "a.mp4")
     assert caught.value.hint == f"mkdir -p {tmp_path / 'none'}"
-    with pytest.raises(UsageError, match="there is no folder"):
-        video.check_output(tmp_path / "file" / "a.mp4")
+    for inside in ("a.mp4", "deep/a.mp4"):
+        with pytest.raises(UsageError, match="file is a file, not a folder") as caught:
+            video.check_output(tmp_path / "file" / inside)
+        assert caught.value.hint == f"try -o {tmp_path / 'a.mp4'}"
     with pytest.raises(OutputError, match="name too long"):
         video.check_output(tmp_path / f"{'x' * 300}.mp4")
     if os.path.exists("/dev/null"):

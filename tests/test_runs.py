@@ -256,10 +256,17 @@ def test_a_lock_goes_with_its_process(tmp_path: Path) -> None:
 def test_what_is_in_use_is_not_abandoned(tmp_path: Path) -> None:
     for path in (tmp_path / "file", tmp_path / "folder"):
         path.mkdir() if path.name == "folder" else path.touch()
-        with locks.in_use(path), locks.in_use(path):
-            assert not locks.abandoned(path)
-        assert locks.abandoned(path)
-    assert not locks.abandoned(tmp_path / "none")
+        with locks.in_use(path) as one, locks.in_use(path) as two:
+            assert one and two and not _free(path)
+        assert _free(path)
+    assert not _free(tmp_path / "none")
+    with locks.in_use(tmp_path / "none") as there:
+        assert not there
+
+
+def _free(path: Path) -> bool:
+    with locks.abandoned(path) as free:
+        return free
 
 
 def test_two_runs_at_once_never_meet() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import typer
 from sora_cli.cli import options
 from sora_cli.cli.groups import Running, with_groups
 from sora_cli.cli.output import Output
-from sora_cli.errors import SoraError, UsageError
+from sora_cli.errors import SoraError, Terminated, UsageError
 
 if TYPE_CHECKING:
     from sora_cli.batch import Item, Shared
@@ -59,15 +60,23 @@ def batch(
         asked = {"model": model, "force": force or None, "sign": sign, "label": label}
         common = {name: value for name, value in asked.items() if value is not None}
         work = _Work(out, shared, output, common, resume, force)
-        for item in read_items(stream):
-            kind, told = work.make(item)
-            counts[kind] += 1
-            out.result_line(json.dumps({"item": item.number, **told}, ensure_ascii=False))
-    total, parts = sum(counts.values()), [f"{n} {kind}" for kind, n in counts.items() if n]
-    said = f"{total} item{'' if total == 1 else 's'}: {', '.join(parts) or 'nothing to do'}"
+        try:
+            for item in read_items(stream):
+                kind, told = work.make(item)
+                counts[kind] += 1
+                out.result_line(json.dumps({"item": item.number, **told}, ensure_ascii=False))
+        except (KeyboardInterrupt, Terminated):
+            done = _said(counts, "none finished")
+            out.note(f"{done}; to make the rest: sora batch {shlex.quote(file)} --resume")
+            raise
     if counts["failed"]:
-        raise SoraError(said)
-    out.note(said)
+        raise SoraError(_said(counts))
+    out.note(_said(counts))
+
+
+def _said(counts: Mapping[str, int], nothing: str = "nothing to do") -> str:
+    total, parts = sum(counts.values()), [f"{n} {kind}" for kind, n in counts.items() if n]
+    return f"{total} item{'' if total == 1 else 's'}: {', '.join(parts) or nothing}"
 
 
 @contextmanager
@@ -109,8 +118,8 @@ class _ItemOutput(Output):
     def observe(self, event: Event) -> None:
         """Pass news on."""
         if event.message is not None:
-            self.outer.checkpoint()
             self.note(event.message)
+            self.outer.checkpoint()
         else:
             self.outer.observe(event)
 

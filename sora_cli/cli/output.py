@@ -104,12 +104,10 @@ class Output:
 
     def observe(self, event: Event) -> None:
         """The `Observer` that commands hand to the pipeline."""
-        self.checkpoint()
-        if self._quiet:
-            return
         if event.message is not None:
-            self.note(event.message)
-        elif self._progress is not None:
+            self.note(event.message)  # first: the last of them is how to go on
+        self.checkpoint()
+        if event.message is None and self._progress is not None and not self._quiet:
             self._progress.observe(event)
 
     def error(self, message: str, *, hint: str | None, exit_code: int) -> None:

@@ -122,10 +122,12 @@ def clean_runs(
     as_json: options.AsJson = False,
 ) -> None:
     """Remove runs that nobody works on: the ones named, or all."""
-    from sora_cli.runs.folders import clean, find, stored
+    from sora_cli.runs.folders import clean, find, remains, stored
 
     out = options.output_of(context)
     out.configure(as_json=as_json)
+    if not runs:
+        clean(remains())
     chosen = [find(name) for name in runs] if runs else stored()
     gone = clean(chosen)
     for run in chosen:

@@ -16,6 +16,7 @@ import tempfile
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from sora_cli.errors import OutputError, SoraError, UsageError
@@ -81,17 +82,28 @@ def check_output(path: str | Path, *, suffixes: tuple[str, ...], force: bool = F
             pass
         else:
             _check_existing(path, target, mode, suffix, force)
-    if not target.parent.is_dir():
-        raise UsageError(
-            f"cannot write {path}: there is no folder {target.parent}",
-            hint=f"mkdir -p {target.parent}",
-        )
+    with writing(path):
+        _check_folder(path, target)
     sweep(target.parent)
-    probe = _temporary(target)
+    probe = _temporary(target.parent)
     with writing(path):
         probe.touch(exist_ok=False)
         probe.unlink(missing_ok=True)
     return suffix
+
+
+def _check_folder(path: str | Path, target: Path) -> None:
+    there = next(folder for folder in target.parents if folder.exists())
+    if not there.is_dir():
+        raise UsageError(
+            f"cannot write {path}: {there} is a file, not a folder",
+            hint=f"try -o {there.with_name(target.name)}",
+        )
+    if there != target.parent:
+        raise UsageError(
+            f"cannot write {path}: there is no folder {target.parent}",
+            hint=f"mkdir -p {target.parent}",
+        )
 
 
 def sweep(folder: Path) -> None:
@@ -101,12 +113,10 @@ def sweep(folder: Path) -> None:
     """
     with suppress(OSError):
         for entry in list(os.scandir(folder)):
-            path = Path(entry.path)
-            if UNFINISHED.fullmatch(entry.name) and locks.abandoned(path):
-                if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink(missing_ok=True)
+            if UNFINISHED.fullmatch(entry.name):
+                with locks.abandoned(Path(entry.path)) as free:
+                    if free:
+                        _remove(Path(entry.path))
 
 
 def _check_existing(path: str | Path, target: Path, mode: int, suffix: str, force: bool) -> None:
@@ -184,72 +194,60 @@ def new_file(path: str | Path, *, force: bool = False) -> Iterator[Path]:
     name beside it and OutputError says where.
     """
     target = _target(path)
-    temporary = _temporary(target)
-    try:
+    with _hidden(path, _temporary(target.parent), partial(Path.touch, exist_ok=False)) as temporary:
+        yield temporary
         with writing(path):
-            temporary.touch(exist_ok=False)
-        with locks.in_use(temporary):
-            yield temporary
-            with writing(path):
-                sync(temporary)
-                _place(temporary, target, force)
-                sync_folder(target.parent)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            sync(temporary)
+            _place(temporary, target, force)
+            sync_folder(target.parent)
 
 
 @contextmanager
 def new_folder(path: str | Path, *, force: bool = False) -> Iterator[Path]:
     """As `new_file`, for a folder; an existing one is replaced whole (empty, or with `force`)."""
     target = _target(path)
-    temporary, old = _temporary(target), _temporary(target).with_suffix(".old")
-    try:
+    with _hidden(path, _temporary(target.parent), Path.mkdir) as temporary:
+        yield temporary
         with writing(path):
-            temporary.mkdir()
-        with locks.in_use(temporary):
-            yield temporary
-            with writing(path):
-                if os.path.lexists(target) and (force or not os.listdir(target)):
-                    os.replace(target, old)
-                if os.path.lexists(target):
-                    _keep_aside(temporary, target)
-                for file in temporary.iterdir():
-                    sync(file)
-                sync_folder(temporary)
-                os.replace(temporary, target)
-                sync_folder(target.parent)
-    finally:
-        if os.path.lexists(old) and not os.path.lexists(target):
-            os.replace(old, target)
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+            for file in temporary.iterdir():
+                sync(file)
+            sync_folder(temporary)
+            _place_folder(temporary, target, force)
 
 
 @contextmanager
 def scratch(path: object) -> Iterator[Path]:
     """A folder in the system's temporary place, for what must not lie beside `path`."""
     with writing(path):
-        sweep(Path(tempfile.gettempdir()))
-        folder = Path(tempfile.mkdtemp(prefix=".sora-", suffix=".part"))
-    try:
-        with locks.in_use(folder):
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        place = Path(tempfile.gettempdir())
+        sweep(place)
+    with _hidden(path, _temporary(place), partial(Path.mkdir, mode=0o700)) as folder:
+        yield folder
 
 
 @contextmanager
 def beside(path: str | Path) -> Iterator[Path]:
     """A hidden folder beside `path`, on its disk, for what is large and only needed meanwhile."""
-    folder = _temporary(_target(path))
-    try:
-        with writing(path):
-            folder.mkdir()
-        with locks.in_use(folder):
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with _hidden(path, _temporary(_target(path).parent), Path.mkdir) as folder:
+        yield folder
+
+
+@contextmanager
+def _hidden(path: object, temporary: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """What `make` puts at a temporary place for the output `path`; marked as in use, gone after.
+
+    It is made again where another process swept it away before it was marked.
+    """
+    ours = False
+    while not ours:
+        try:
+            with writing(path):
+                make(temporary)
+            with locks.in_use(temporary) as ours:
+                if ours:
+                    yield temporary
+        finally:
+            _remove(temporary)
 
 
 def write_bytes(path: str | Path, data: bytes, *, force: bool = False) -> None:
@@ -262,8 +260,17 @@ def _target(path: str | Path) -> Path:
     return Path(os.path.realpath(path))  # through a symbolic link: the file, not the link
 
 
-def _temporary(target: Path) -> Path:
-    return target.parent / f".sora-{secrets.token_hex(6)}.part"
+def _temporary(folder: Path) -> Path:
+    return folder / f".sora-{secrets.token_hex(6)}.part"
+
+
+def _remove(path: Path) -> None:
+    """A file or a folder, if it is there and can be removed."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _place(temporary: Path, target: Path, force: bool) -> None:
@@ -277,6 +284,22 @@ def _place(temporary: Path, target: Path, force: bool) -> None:
             if os.path.lexists(target):
                 _keep_aside(temporary, target)
     os.replace(temporary, target)
+
+
+def _place_folder(temporary: Path, target: Path, force: bool) -> None:
+    old = _temporary(target.parent)
+    with locks.in_use(target):  # also while it is called `old`
+        try:
+            if os.path.lexists(target) and (force or not os.listdir(target)):
+                os.replace(target, old)
+            if os.path.lexists(target):
+                _keep_aside(temporary, target)
+            os.replace(temporary, target)
+            sync_folder(target.parent)
+        finally:
+            if os.path.lexists(old) and not os.path.lexists(target):
+                os.replace(old, target)
+            _remove(old)
 
 
 def _keep_aside(temporary: Path, target: Path) -> None:

@@ -6,6 +6,7 @@ Only reading and removing; `runs` writes them. Quick to import: no torch, nothin
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 import shutil
@@ -27,7 +28,7 @@ MAX_AGE = 14 * 24 * 3600.0  # seconds after which an unfinished run is forgotten
 MAX_BYTES = 20 << 30  # of all runs together
 
 _SECRET = re.compile(r"hf_[A-Za-z0-9]{8,}")
-BEGINNING = 60.0  # seconds that a folder may be without anything in it
+BEGINNING = 60.0  # seconds that a folder may be without a recipe
 _MAX_JSON = 16 << 20
 _MAX_OUTPUTS = 100_000  # of one command
 _END_OF_TIME = 1e12  # seconds since 1970
@@ -64,19 +65,30 @@ class Stored:
         """Whether `resume` can go on with it."""
         return self.state in ("interrupted", "failed", "killed")
 
+    @property
+    def begun(self) -> bool:
+        """Whether it has a recipe: there before any work, and the first thing to be removed."""
+        return os.path.lexists(self.folder / RECIPE)
+
 
 def stored() -> list[Stored]:
     """Every run, the oldest first."""
-    return [run for run in _every() if run.size or run.state == "running"]
+    return [run for run in _every() if run.begun or run.state == "running"]
 
 
 def _every() -> list[Stored]:
-    """As `stored`, and what was killed before a byte was written, which is no run."""
+    """As `stored`, and what was killed before its recipe was there or after it went: no run."""
     try:
         folders = [path for path in runs_dir().iterdir() if path.is_dir()]
     except OSError:
         return []
     return sorted(map(_look, folders), key=lambda run: (run.created, run.id))
+
+
+def remains() -> list[Stored]:
+    """What is no run and surely nobody's: of processes that were killed as they began or ended."""
+    now = time.time()
+    return [run for run in _every() if not run.begun and now - run.updated > BEGINNING]
 
 
 def _look(folder: Path) -> Stored:
@@ -181,7 +193,7 @@ def expire() -> list[Stored]:
     The newest unfinished one stays whatever the clock says.
     """
     now = time.time()
-    clean([run for run in _every() if not run.size and now - run.updated > BEGINNING])
+    clean(remains())
     runs = stored()
     spared = next((run.id for run in reversed(runs) if run.unfinished), None)
     idle = [run for run in runs if run.state != "running" and run.id != spared]

@@ -197,10 +197,12 @@ class Run:
                 self._save(*self._last)
         said = _said(error)
         self._log(f"{'stopped' if stopped else 'error'}: {said}")
-        hint = error.hint if isinstance(error, SoraError) else None
-        self._write_status(
-            state="interrupted" if stopped else "failed", error={"message": said, "hint": hint}
-        )
+        told = {"message": said, "hint": error.hint if isinstance(error, SoraError) else None}
+        self._write_status(state="interrupted" if stopped else "failed", error=told)
+        if self.folder is not None:
+            kept = f"the work so far is kept; to finish it: sora resume {self.id}"
+            with suppress(Exception, KeyboardInterrupt, Terminated):  # raised again with any news
+                self._observer(Event(phase="note", message=kept))
 
     def finish(self, seed: int, path: str | Path) -> None:
         """One of its outputs is whole and in its place."""

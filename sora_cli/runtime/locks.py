@@ -68,37 +68,45 @@ def held(path: Path) -> bool:
 
 
 @contextmanager
-def in_use(path: Path) -> Iterator[None]:
-    """Mark a file or folder that is there as in use, so that `abandoned` leaves it alone.
+def in_use(path: Path) -> Iterator[bool]:
+    """Mark a file or folder as in use, so that whoever asks whether it is `abandoned` is told no.
 
-    Where the system cannot mark it (Windows, some network disks) nothing happens.
+    Gives False where one who asked before was quicker, and has removed it. Where the system cannot
+    mark it (Windows, some network disks) nothing happens, and it gives True.
     """
-    descriptor = None
+    descriptor, there = None, True
     if fcntl is not None:
-        with suppress(OSError):
+        try:
             descriptor = os.open(path, os.O_RDONLY)
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_SH)  # who asks has it for a moment only
+            there = _is_at(descriptor, path)
+        except FileNotFoundError:
+            there = False
+        except OSError:
+            pass
     try:
-        yield
+        yield there
     finally:
         if descriptor is not None:
             os.close(descriptor)
 
 
-def abandoned(path: Path) -> bool:
-    """Whether nobody has marked this file or folder as in use; False where nobody can know."""
-    if fcntl is None:
-        return False
+@contextmanager
+def abandoned(path: Path) -> Iterator[bool]:
+    """Whether nobody has marked this file or folder as in use; False where nobody can know.
+
+    Until the end nobody can mark it either: what is abandoned may be removed here.
+    """
+    descriptor, free = None, False
+    if fcntl is not None:
+        with suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY)
+            free = _take(descriptor, close=False)
     try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        return _take(descriptor, close=False)
-    except OSError:
-        return False
+        yield free
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _take(descriptor: int, *, close: bool = True) -> bool:

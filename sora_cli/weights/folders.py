@@ -99,7 +99,7 @@ def _with_configs(spec: ModelSpec, folder: Path, transformer: Mapping[str, Any])
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     try:
         space = (vae.get("patch_size") or 1) * 2 ** (len(vae["dim_mult"]) - 1)
-        time = 2 ** sum(vae["temperal_downsample"])
+        time = _time_factor(vae)
         multiple = space * transformer["patch_size"][1]
         shift = float(scheduler.get("flow_shift") or scheduler.get("shift") or spec.shift)
         if not 0 < shift < math.inf:
@@ -119,6 +119,14 @@ def _with_configs(spec: ModelSpec, folder: Path, transformer: Mapping[str, Any])
     )
 
 
+def _time_factor(vae: Mapping[str, Any]) -> int:
+    """How many frames a latent frame stands for: twice as many for each level that halves them."""
+    halved = vae["temperal_downsample"]
+    if not all(isinstance(level, bool) for level in halved):
+        raise ValueError(f"temperal_downsample is {halved!r:.60}, not a list of true and false")
+    return int(2 ** sum(halved))
+
+
 def _check_widths(
     folder: Path, spec: ModelSpec, transformer: Mapping[str, Any], vae: Mapping[str, Any]
 ) -> None:
@@ -129,7 +137,7 @@ def _check_widths(
     # Mask and given latents come in as channels of their own: one mask channel a frame.
     taken = latent
     if spec.conditioning == "channels":
-        taken += latent + 2 ** sum(vae["temperal_downsample"])
+        taken += latent + _time_factor(vae)
     for found, given, what in (
         (transformer["in_channels"], taken, "latent channels, vae/ gives"),
         (out_channels, latent, "latent channels out, vae/ takes"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import pickletools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from sora_cli.weights.tensors import AGAIN, Device, TensorInfo, first_line
 # Bytes after which a mapped pickle is opened anew: what has been read stays in resident memory
 # for as long as the mapping lives.
 REMAP_BYTES = 1 << 28
+LONGEST_TEXT = 1 << 12  # bytes of a name in a pickle
 # By kind of device: how many threads read a tensor, and the bytes of a piece. One thread reads at
 # about 8 GB/s, a sixth of what a GPU's bus carries; on the CPU a piece that stays in its cache is
 # cast fastest.
@@ -179,9 +181,30 @@ class _Bounded(io.BufferedReader):
         self._end = path.stat().st_size
 
     def read(self, size: int | None = -1) -> bytes:
-        """As every file's."""
+        """As every file's; of tensors' numbers torch makes its own reads."""
         rest = max(0, self._end - self.tell())
-        return super().read(rest if size is None or size < 0 else min(size, rest))
+        asked = rest if size is None or size < 0 else min(size, rest)
+        if asked > LONGEST_TEXT:
+            raise pickle.UnpicklingError(f"a text of {asked} bytes")
+        return super().read(asked)
+
+    def readline(self, size: int | None = -1) -> bytes:
+        """As every file's; a line too long is cut, and then no name of anything."""
+        return super().readline(LONGEST_TEXT)
+
+
+def _check_texts(path: Path) -> None:
+    """Raise UnpicklingError where an archive's pickle has a text that is no name.
+
+    In an error's message torch looks for words in a time that goes with the square of its length.
+    """
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":  # as torch tells an archive from what was before
+            return
+    records = torch._C.PyTorchFileReader(str(path))
+    for _, argument, _ in pickletools.genops(io.BytesIO(records.get_record("data.pkl"))):
+        if isinstance(argument, str | bytes) and len(argument) > LONGEST_TEXT:
+            raise pickle.UnpicklingError(f"a text of {len(argument)} characters")
 
 
 class PickleFile:
@@ -244,6 +267,7 @@ class PickleFile:
                 if not mapped:
                     with _Bounded(self.part) as file:
                         return torch.load(file, map_location="cpu", weights_only=True)
+                _check_texts(self.part)
                 return torch.load(self.part, map_location="cpu", weights_only=True, mmap=True)
             except RuntimeError as error:
                 # Only the archives of torch ≥ 1.6 can be mapped.
