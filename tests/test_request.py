@@ -229,7 +229,7 @@ def test_the_frame_rate_changes_the_number_of_frames() -> None:
 def test_a_longer_video_is_made_in_pieces_and_that_is_noted() -> None:
     settings, notes = made(num_frames=97)
     assert (settings.num_frames, settings.chunk_frames) == (97, 25)
-    assert notes == ["97 frames are made in pieces of 25, each continuing the one before"]
+    assert notes == ["97 frames are made in pieces of 25, then 49, each continuing the one before"]
     settings, notes = made(num_frames=33)
     assert (settings.num_frames, settings.chunk_frames) == (33, 33) and notes == []
 
@@ -270,6 +270,13 @@ def test_two_experts_have_two_guidance_scales() -> None:
     settings, _ = made(WAN22_T2V_A14B, guidance_scale=6, guidance_scale_2=2)
     assert (settings.guidance_scale, settings.guidance_scale_2) == (6, 2)
     assert "tiny has one" in refused(guidance_scale_2=2)
+
+
+def test_what_goes_on_is_guided_less_unless_another_scale_is_asked_for() -> None:
+    assert made(TINY)[0].guidance_scale_onward == TINY.guidance_scale_onward is not None
+    assert made(TINY, guidance_scale=TINY.guidance_scale)[0].guidance_scale_onward is not None
+    assert made(TINY, guidance_scale=3)[0].guidance_scale_onward is None
+    assert made(WAN22_T2V_A14B)[0].guidance_scale_onward is None
 
 
 def test_a_few_step_model_brings_its_noise_levels_unless_others_are_asked_for() -> None:

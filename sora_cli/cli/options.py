@@ -89,7 +89,11 @@ Steps = Annotated[
 ]
 GuidanceScale = Annotated[
     float | None,
-    typer.Option("--guidance-scale", help="How closely to follow the prompt; 1 is off."),
+    typer.Option(
+        "--guidance-scale",
+        help="How closely to follow the prompt; 1 is off. By default a long video's later canvases "
+        "follow their pictures instead, where the model says so (tiny).",
+    ),
 ]
 GuidanceScale2 = Annotated[
     float | None,

@@ -100,6 +100,8 @@ class TrueMaker(SpanMaker):
         start: int,
         head: np.ndarray | None,
         tail: np.ndarray | None,
+        *,
+        onward: bool = False,
     ) -> Tensor:
         first = self.before + start - piece.lead - piece.head
         places = np.clip(np.arange(first, first + piece.num_frames), 0, len(self.truth) - 1)

@@ -71,6 +71,7 @@ def measured(clock: Clock) -> dict[str, Any]:
 
 
 def _numbers(settings: Settings, seed: int) -> dict[str, Any]:
+    onward = settings.guidance_scale_onward
     return {
         "schema": SCHEMA,
         "seed": seed,
@@ -84,6 +85,7 @@ def _numbers(settings: Settings, seed: int) -> dict[str, Any]:
         "steps": settings.num_inference_steps,
         "guidance_scale": settings.guidance_scale,
         "guidance_scale_2": settings.guidance_scale_2,
+        **({} if onward is None else {"guidance_scale_onward": onward}),
         "shift": settings.shift,
         "sampler": settings.sampler,
         "sigma_grid": settings.sigma_grid,

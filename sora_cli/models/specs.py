@@ -49,6 +49,10 @@ class ModelSpec:
     boundary: the noise level from which on the high-noise expert (`transformer`) works; below it
         the low-noise one (`transformer_2`) does. None: one transformer.
     guidance_scale_2: the low-noise expert's guidance scale; None: the same.
+    guidance_scale_onward: of canvases that go on from what this video made before them, where the
+        scale is the model's own; None: the same. What guidance adds, each canvas would add again.
+    frames_onward: of such a canvas, at most; None: num_frames. Every canvas sends what is given
+        through the autoencoder once more, so fewer and longer ones lose less.
     fixed_sigmas: the noise levels of a few-step model, without the final 0; None: by the grid.
     expand: whether prompts are expanded when the user doesn't say.
     """
@@ -80,6 +84,8 @@ class ModelSpec:
     image_encoder: bool = False
     boundary: float | None = None
     guidance_scale_2: float | None = None
+    guidance_scale_onward: float | None = None
+    frames_onward: int | None = None
     fixed_sigmas: tuple[float, ...] | None = None
     expand: bool = True
 
@@ -128,6 +134,8 @@ TINY = ModelSpec(
     max_tokens=65_536,
     num_inference_steps=16,
     guidance_scale=4.0,
+    guidance_scale_onward=1.0,
+    frames_onward=49,
     shift=3.0,
     sampler="euler",
     text_len=64,

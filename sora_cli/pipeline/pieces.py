@@ -41,7 +41,8 @@ class Reach:
 
     head, tail: latents (each but a head's first stands for scale_t frames) that it was trained
         with at most; tail 0: none.
-    canvas: frames of its longest canvas.
+    canvas: frames of its longest canvas. onward: of one that goes on from what the span made, where
+        that is longer.
     still: the family takes single pictures rather than moving ends (FLF2V, I2V).
     """
 
@@ -50,6 +51,7 @@ class Reach:
     canvas: int
     scale_t: int = 4
     still: bool = False
+    onward: int = 0
 
     @property
     def head_frames(self) -> int:
@@ -75,11 +77,13 @@ GIVEN_LATENTS = 3
 def reach_of(spec: ModelSpec, width: int, height: int, chunk_frames: int) -> Reach:
     """What the model can be given, and the frames of one canvas at a size (`chunk_frames`, but not
     fewer than the model's own length, so that there is room for what is given)."""
-    canvas = min(spec.longest(width, height), max(chunk_frames, spec.num_frames))
+    longest = spec.longest(width, height)
+    canvas = min(longest, max(chunk_frames, spec.num_frames))
+    onward = min(longest, spec.frames_onward or 0)
     scale_t = spec.vae_scale_factors[0]
     if "given" in spec.abilities:
         most = max(1, min(GIVEN_LATENTS, (canvas - 1) // scale_t // 2))
-        return Reach(head=most, tail=most, canvas=canvas, scale_t=scale_t)
+        return Reach(head=most, tail=most, canvas=canvas, scale_t=scale_t, onward=onward)
     tail = 1 if "flf2v" in spec.abilities else 0
     return Reach(head=1, tail=tail, canvas=canvas, scale_t=scale_t, still=True)
 
@@ -119,7 +123,7 @@ def _forward(num_frames: int, head: int, reach: Reach) -> list[Piece]:
     left, known = num_frames - first, head + first
     while left:
         context = reach.fitting_head(known)
-        share = _share(left, reach.canvas - context, reach.scale_t)
+        share = _share(left, max(reach.canvas, reach.onward) - context, reach.scale_t)
         pieces.append(_to_the_end(share, context, reach))
         left, known = left - share, known + share
     return pieces
@@ -184,7 +188,8 @@ def _backward(num_frames: int, tail: int, reach: Reach) -> list[Piece]:
     most = max(1, min(reach.tail, reach.head - 1))
     while left:
         ending = 1 if reach.still else min(most, known // reach.scale_t) * reach.scale_t
-        share = _share(left, reach.canvas - ending, reach.scale_t)
+        canvas = max(reach.canvas, reach.onward) if pieces else reach.canvas
+        share = _share(left, canvas - ending, reach.scale_t)
         lead = (1 - share - ending) % reach.scale_t
         pieces.append(Piece(new=share, lead=lead, tail=ending))
         left, known = left - share, known + share

@@ -84,6 +84,7 @@ class Settings:
     num_frames: of the whole video. chunk_frames: of one canvas; a longer video is continued, canvas
         by canvas.
     guidance_scale_2: the low-noise expert's, where the model has two.
+    guidance_scale_onward: of canvases that go on from what the span made; None: the same.
     fixed_sigmas: a few-step model's noise levels instead of the grid.
     tile: (width, height) of what the transformer sees at once; None = the whole frame.
     begin_at: the noise level at which a canvas begins; below 1, something stands on it already.
@@ -117,6 +118,7 @@ class Settings:
     step_cache: float | None = None
     fp8_matmul: Fp8Layers | None = None
     compile: bool = False
+    guidance_scale_onward: float | None = None
 
     @property
     def duration(self) -> float:
@@ -172,6 +174,11 @@ def resolve(request: Request, spec: ModelSpec) -> tuple[Settings, list[str]]:
         step_cache=_number("--step-cache", request.step_cache, 0.0, least=0, most=1) or None,
         fp8_matmul=_choice("--fp8-matmul", request.fp8_matmul, None, get_args(Fp8Layers)),
         compile=request.compile,
+        guidance_scale_onward=(
+            spec.guidance_scale_onward
+            if request.guidance_scale in (None, spec.guidance_scale)
+            else None
+        ),
     )
     _refuse_vain_shortcuts(request, settings)
     return settings, size_notes + length_notes
@@ -307,8 +314,10 @@ def _resolve_length(
         )
     chunk = spec.chunk(width, height, num_frames)
     if num_frames > chunk:
+        onward = min(spec.frames_onward or chunk, spec.longest(width, height))
+        lengths = f"{chunk}" if onward <= chunk else f"{chunk}, then {onward}"
         notes.append(
-            f"{num_frames} frames are made in pieces of {chunk}, each continuing the one before"
+            f"{num_frames} frames are made in pieces of {lengths}, each continuing the one before"
         )
     elif num_frames > spec.trained_frames:
         notes.append(

@@ -150,6 +150,8 @@ class SpanMaker:
         head, tail, reach = sides.head, sides.tail, self.reach
         if span.tail is not None and len(span.tail) == 1 and self._takes_single_frames:
             reach = replace(reach, tail=1, still=True)
+        if span.source is not None:  # guided in every canvas, which are as long as they are
+            reach = replace(reach, onward=0)
         known = 0 if head is None else len(head)
         new = span.num_frames - (reach.fitting_head(known) if span.shows_head else 0)
         assert new > 0, "a span has frames besides the head it shows"
@@ -180,7 +182,8 @@ class SpanMaker:
             shown = piece.head if span.shows_head and number == 0 else 0
             held = total if number == len(pieces) - 1 else 0
             ending = sides.tail if piece.tail else None
-            latents = self.latents(span, piece, start, head, ending)
+            onward = number > 0 and ending is None and span.source is None
+            latents = self.latents(span, piece, start, head, ending, onward=onward)
             meets_head = not shown and (sides.meets_head or number > 0) and head is not None
             fitted = mend(
                 single(decode_frames(self.networks, latents)), piece, shown=shown, held=held,
@@ -235,7 +238,8 @@ class SpanMaker:
         start, meets = sum(piece.new for piece in pieces), sides.meets_tail
         for piece in reversed(pieces):
             start -= piece.new
-            latents = self.latents(span, piece, start, None, tail).cpu()
+            onward = bool(waiting) and span.source is None
+            latents = self.latents(span, piece, start, None, tail, onward=onward).cpu()
             after = tail if meets else None
             waiting.append((piece, latents, after))
             if start:
@@ -260,11 +264,18 @@ class SpanMaker:
         start: int,
         head: np.ndarray | None,
         tail: np.ndarray | None,
+        *,
+        onward: bool = False,
     ) -> Tensor:
-        """One canvas made: [1, C, T, H', W']. start: the span's frame that `new` begins with."""
+        """One canvas made: [1, C, T, H', W'].
+
+        start: the span's frame that `new` begins with. onward: it goes on from the span's own.
+        """
         settings = replace(
             self.settings, num_frames=piece.num_frames, chunk_frames=piece.num_frames
         )
+        if onward and settings.guidance_scale_onward is not None:
+            settings = replace(settings, guidance_scale=settings.guidance_scale_onward)
         number, self.number = self.number, self.number + 1
         seed, keeper = canvas_seed(self.seed, number), self.keeper
         given = _Given(
