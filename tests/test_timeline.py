@@ -70,17 +70,6 @@ def test_pieces_make_every_frame_once(num_frames: int, head: int, tail: int, rea
         known += piece.new
 
 
-def test_canvases_that_go_on_may_be_longer() -> None:
-    """The one next to what is known is as long as the model's own, on either side."""
-    longer = replace(REACH, onward=49)
-    assert [p.num_frames for p in plan(25 + 80, 0, 0, longer)] == [25, 49, 49]
-    assert [p.num_frames for p in plan(16 + 40, 9, 0, longer)] == [25, 49]
-    assert [p.num_frames for p in plan(57, 0, 8, longer)] == [49, 25]
-    assert reach_of(TINY, TINY.width, TINY.height, 25).onward == TINY.frames_onward
-    tight = replace(TINY, max_tokens=TINY.tokens(160, 96, 33))
-    assert reach_of(tight, 160, 96, 25).onward == 33
-
-
 @given(canvases=st.integers(1, 100))
 def test_work_is_linear_in_length(canvases: int) -> None:
     """A canvas of 25 frames, then 16 new frames for each further one."""
@@ -175,24 +164,6 @@ def test_a_long_video_begins_like_the_short_one(networks: Networks, settings: Se
     assert kinds(journal)[0][0] == CANVAS and journal.drift is not None
     again, _ = watched(networks, settings, [Span(num_frames=33, prompt=settings.prompt)])
     assert np.array_equal(again, long), "the same seed makes the same video"
-
-
-@pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_canvases_that_go_on_are_guided_less(
-    networks: Networks, settings: Settings, direction: str
-) -> None:
-    """The canvas next to what is known has the scale that was asked for, all others the other."""
-    end = {"head": clip(9)} if direction == "forward" else {"tail": clip(11)}
-    span = Span(num_frames=24, prompt=settings.prompt, **end)  # type: ignore[arg-type]
-    same, less, none = (
-        watched(networks, replace(settings, guidance_scale_onward=scale), [span])[0]
-        for scale in (settings.guidance_scale, 1.0, None)
-    )
-    assert np.array_equal(same, none)
-    known = 4 if direction == "forward" else -4
-    near, far = (slice(None, known), slice(known, None))
-    near, far = (near, far) if direction == "forward" else (far, near)
-    assert np.array_equal(less[near], none[near]) and not np.array_equal(less[far], none[far])
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])

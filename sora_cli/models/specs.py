@@ -107,6 +107,14 @@ class ModelSpec:
             return num_frames
         return min(self.num_frames, longest)
 
+    def onward(self, width: int, height: int) -> int:
+        """Frames of a canvas that goes on from what the video made; 0: as many as of the first."""
+        return min(self.longest(width, height), self.frames_onward or 0)
+
+    def scale_onward(self, asked: float | None) -> float | None:
+        """Its guidance, where no other scale than the model's is asked for; None: the same."""
+        return self.guidance_scale_onward if asked in (None, self.guidance_scale) else None
+
     def longest(self, width: int, height: int) -> int:
         """The largest legal number of frames (scale_t·k + 1) at a legal size."""
         scale_t = self.vae_scale_factors[0]

@@ -77,9 +77,8 @@ GIVEN_LATENTS = 3
 def reach_of(spec: ModelSpec, width: int, height: int, chunk_frames: int) -> Reach:
     """What the model can be given, and the frames of one canvas at a size (`chunk_frames`, but not
     fewer than the model's own length, so that there is room for what is given)."""
-    longest = spec.longest(width, height)
-    canvas = min(longest, max(chunk_frames, spec.num_frames))
-    onward = min(longest, spec.frames_onward or 0)
+    canvas = min(spec.longest(width, height), max(chunk_frames, spec.num_frames))
+    onward = spec.onward(width, height)
     scale_t = spec.vae_scale_factors[0]
     if "given" in spec.abilities:
         most = max(1, min(GIVEN_LATENTS, (canvas - 1) // scale_t // 2))

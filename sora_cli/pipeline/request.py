@@ -174,11 +174,7 @@ def resolve(request: Request, spec: ModelSpec) -> tuple[Settings, list[str]]:
         step_cache=_number("--step-cache", request.step_cache, 0.0, least=0, most=1) or None,
         fp8_matmul=_choice("--fp8-matmul", request.fp8_matmul, None, get_args(Fp8Layers)),
         compile=request.compile,
-        guidance_scale_onward=(
-            spec.guidance_scale_onward
-            if request.guidance_scale in (None, spec.guidance_scale)
-            else None
-        ),
+        guidance_scale_onward=spec.scale_onward(request.guidance_scale),
     )
     _refuse_vain_shortcuts(request, settings)
     return settings, size_notes + length_notes
@@ -314,11 +310,9 @@ def _resolve_length(
         )
     chunk = spec.chunk(width, height, num_frames)
     if num_frames > chunk:
-        onward = min(spec.frames_onward or chunk, spec.longest(width, height))
-        lengths = f"{chunk}" if onward <= chunk else f"{chunk}, then {onward}"
-        notes.append(
-            f"{num_frames} frames are made in pieces of {lengths}, each continuing the one before"
-        )
+        then = f", then {onward}" if (onward := spec.onward(width, height)) > chunk else ""
+        pieces = f"{num_frames} frames are made in pieces of {chunk}{then}"
+        notes.append(f"{pieces}, each continuing the one before")
     elif num_frames > spec.trained_frames:
         notes.append(
             f"{num_frames} frames are beyond the {spec.trained_frames} that {spec.name} was "
