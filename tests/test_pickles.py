@@ -49,6 +49,22 @@ def test_a_pickle_with_a_name_that_goes_on_for_ever(tmp_path: Path, new: bool) -
         assert guards.judge(caught.value) is None
 
 
+def test_an_archive_that_tells_of_more_than_it_holds(tmp_path: Path) -> None:
+    """torch would make room for two gigabytes before it reads a kilobyte."""
+    file = tmp_path / "a.pth"
+    torch.save({"a": torch.zeros(1)}, file)
+    with zipfile.ZipFile(file) as archive:
+        (size,) = (i.file_size for i in archive.infolist() if i.filename.endswith("data.pkl"))
+    whole = file.read_bytes()
+    entry = whole.index(b"PK\x01\x02")  # of the directory: the first record's, 24 bytes before
+    told = (2_130_706_724).to_bytes(4, "little")
+    assert whole[entry + 24 : entry + 28] == size.to_bytes(4, "little")
+    file.write_bytes(whole[: entry + 24] + told + whole[entry + 28 :])
+    with guards.limited(5, 512), pytest.raises(WeightsError) as caught:
+        open_tensors(file)
+    assert guards.judge(caught.value) is None
+
+
 def _replace(archive: Path, pickled: bytes) -> None:
     """Put another pickle into one of torch's archives."""
     with zipfile.ZipFile(archive) as old:

@@ -7,6 +7,7 @@ import json
 import pickle
 import pickletools
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -193,14 +194,20 @@ class _Bounded(io.BufferedReader):
         return super().readline(LONGEST_TEXT)
 
 
-def _check_texts(path: Path) -> None:
-    """Raise UnpicklingError where an archive's pickle has a text that is no name.
+def _check_archive(path: Path) -> None:
+    """Raise UnpicklingError where an archive tells of more than its file has, or its pickle has a
+    text that is no name.
 
-    In an error's message torch looks for words in a time that goes with the square of its length.
+    torch makes room for what a record is said to have, and looks for words in an error's message in
+    a time that goes with the square of its length.
     """
     with path.open("rb") as file:
         if file.read(4) != b"PK\x03\x04":  # as torch tells an archive from what was before
             return
+    with zipfile.ZipFile(path) as archive:
+        told = max((record.file_size for record in archive.infolist()), default=0)
+    if told > path.stat().st_size:
+        raise pickle.UnpicklingError(f"a record of {told} bytes")
     records = torch._C.PyTorchFileReader(str(path))
     for _, argument, _ in pickletools.genops(io.BytesIO(records.get_record("data.pkl"))):
         if isinstance(argument, str | bytes) and len(argument) > LONGEST_TEXT:
@@ -267,7 +274,7 @@ class PickleFile:
                 if not mapped:
                     with _Bounded(self.part) as file:
                         return torch.load(file, map_location="cpu", weights_only=True)
-                _check_texts(self.part)
+                _check_archive(self.part)
                 return torch.load(self.part, map_location="cpu", weights_only=True, mmap=True)
             except RuntimeError as error:
                 # Only the archives of torch ≥ 1.6 can be mapped.

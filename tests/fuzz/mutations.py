@@ -201,6 +201,8 @@ def archive(random: random.Random, content: bytes, others: Sequence[bytes]) -> b
             members = [(name, whole.read(name)) for name in whole.namelist()]
     except (zipfile.BadZipFile, KeyError, EOFError, OSError, ValueError, RuntimeError):
         return bits(random, content, others)
+    if not members:
+        return bits(random, content, others)
     target = next((n for n, _ in members if n.endswith("data.pkl")), members[0][0])
     if random.random() < 0.2:
         target = random.choice(members)[0]
