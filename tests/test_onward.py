@@ -7,46 +7,25 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
+from short_canvases import clip, short_networks, short_settings
 
 from sora_cli.models.specs import TINY
-from sora_cli.pipeline.networks import Model, Networks
+from sora_cli.pipeline.networks import Networks
 from sora_cli.pipeline.pieces import Reach, plan, reach_of
-from sora_cli.pipeline.request import Request, Settings, resolve
+from sora_cli.pipeline.request import Settings
 from sora_cli.pipeline.seams import Journal
 from sora_cli.pipeline.timeline import Span, play
-from sora_cli.runtime.plan import MemoryPlan
-from sora_cli.weights import store
-
-SIDE, CANVAS = 64, 13  # pixels; frames of a canvas, so that a chain of them is quick
 
 
 @pytest.fixture(scope="module")
 def networks() -> Iterator[Networks]:
-    model = Model(
-        spec=replace(TINY, num_frames=CANVAS, trained_frames=CANVAS, frames_onward=None),
-        parts=store.locate("tiny").parts, device=torch.device("cpu"), dtype=torch.float32,
-        plan=MemoryPlan(),
-    )  # fmt: skip
-    with Networks(model) as networks:
+    with short_networks() as networks:
         yield networks
 
 
 @pytest.fixture
 def settings(networks: Networks) -> Settings:
-    request = Request(
-        prompt="a red ball rolls left", width=SIDE, height=SIDE, num_frames=CANVAS,
-        num_inference_steps=2, seed=3, expand=False,
-    )  # fmt: skip
-    return resolve(request, networks.model.spec)[0]
-
-
-def clip(num_frames: int) -> np.ndarray:
-    """A bright square that goes right over a gradient, uint8 [T, h, w, 3]."""
-    y, x = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)
-    balls = [120.0 * (abs(x - 8 - 2 * n) < 6) * (abs(y - 30) < 6) for n in range(num_frames)]
-    frames = [np.stack([60 + x + b, 90 + y / 2, 120 - x / 2], axis=-1) for b in balls]
-    return np.clip(np.stack(frames), 0, 255).astype(np.uint8)
+    return short_settings(networks)
 
 
 def played(networks: Networks, settings: Settings, span: Span) -> np.ndarray:

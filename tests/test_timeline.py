@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import settings as example_settings
 from hypothesis import strategies as st
+from short_canvases import CANVAS, SIDE, clip, short_networks, short_settings
 
 from sora_cli.errors import OutputError
-from sora_cli.models.specs import FAMILIES, TINY
+from sora_cli.models.specs import FAMILIES
 from sora_cli.pipeline import sidecar
 from sora_cli.pipeline.generate import (
     decode_frames,
@@ -22,21 +22,18 @@ from sora_cli.pipeline.generate import (
     make_video_latents,
     read_texts,
 )
-from sora_cli.pipeline.networks import Model, Networks
+from sora_cli.pipeline.networks import Networks
 from sora_cli.pipeline.pieces import Reach, least_tail, plan, reach_of
-from sora_cli.pipeline.request import Request, Settings, resolve
+from sora_cli.pipeline.request import Settings
 from sora_cli.pipeline.ring import decode_ring, make_ring, ring_frames
 from sora_cli.pipeline.sampler import SamplerState
 from sora_cli.pipeline.seams import Journal
 from sora_cli.pipeline.spans import canvas_seed
 from sora_cli.pipeline.stitch import Output
 from sora_cli.pipeline.timeline import Kept, Ring, Segment, Span, play, video_frames
-from sora_cli.runtime.plan import MemoryPlan
-from sora_cli.weights import store
 
 REACH = Reach(head=3, tail=3, canvas=25)
 STILL = Reach(head=1, tail=1, canvas=25, still=True)
-SIDE, CANVAS = 64, 13  # pixels; frames of a canvas, so that a chain of them is quick
 
 # ---------------------------------------------------------------------- canvases
 
@@ -102,32 +99,13 @@ def test_seeds_of_canvases_differ_and_the_first_is_the_videos() -> None:
 
 @pytest.fixture(scope="module")
 def networks() -> Iterator[Networks]:
-    installed = store.locate("tiny")
-    model = Model(
-        spec=replace(TINY, num_frames=CANVAS, trained_frames=CANVAS, frames_onward=None),
-        parts=installed.parts, device=torch.device("cpu"), dtype=torch.float32, plan=MemoryPlan(),
-    )  # fmt: skip
-    with Networks(model) as networks:
+    with short_networks() as networks:
         yield networks
 
 
 @pytest.fixture
 def settings(networks: Networks) -> Settings:
-    request = Request(
-        prompt="a red ball rolls left", width=SIDE, height=SIDE, num_frames=CANVAS,
-        num_inference_steps=2, seed=3, expand=False,
-    )  # fmt: skip
-    return resolve(request, networks.model.spec)[0]
-
-
-def clip(num_frames: int, seed: int = 0) -> np.ndarray:
-    """A smooth moving picture: a bright square that goes right over a gradient."""
-    y, x = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)
-    frames = []
-    for number in range(num_frames):
-        ball = 120.0 * (abs(x - 8 - 2 * number) < 6) * (abs(y - 30 - seed) < 6)
-        frames.append(np.stack([60 + x + ball, 90 + y / 2, 120 - x / 2 + 10 * seed], axis=-1))
-    return np.clip(np.stack(frames), 0, 255).astype(np.uint8)
+    return short_settings(networks)
 
 
 def kept(frames: np.ndarray) -> Kept:

@@ -15,12 +15,11 @@ import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from sora_cli.errors import OutputError, UsageError
+from sora_cli.errors import OutputError
 from sora_cli.eval.judge import Reading
 from sora_cli.eval.plot import Line, chart
 from sora_cli.eval.program import ended
@@ -31,7 +30,16 @@ from sora_cli.models.text_encoder import Tokenizer
 from sora_cli.train.captions import dense
 from sora_cli.train.dit import GIVE_LATENTS
 from sora_cli.train.things import extent
-from sora_cli.train.trial import BATCH, LOSS_CLIPS, NARROW, Clips, Recipe, train_arm
+from sora_cli.train.trial import (
+    BATCH,
+    LOSS_CLIPS,
+    NARROW,
+    Clips,
+    Recipe,
+    comparison_parser,
+    train_arm,
+    wanted_arms,
+)
 from sora_cli.train.world import IN_PLACE
 from sora_cli.weights import store
 
@@ -151,20 +159,8 @@ def page(outcomes: Sequence[Outcome], last: Sequence[str]) -> str:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m sora_cli.train.ablations", description=__doc__)
-    parser.add_argument("latents", type=Path, help="of train.dataset, with the embedded VAE")
-    parser.add_argument("tokenizer", type=Path)
-    parser.add_argument("work", type=Path, help="of checkpoints and clips")
-    parser.add_argument("--steps", type=int, default=250, help=f"of {BATCH} clips, for each arm")
-    parser.add_argument("--arms", default=",".join(arm.name for arm in ARMS), help="which")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--samples", type=int, default=48, help="prompts")
-    parser.add_argument("--minutes", type=float, default=60.0, help="begin no clip after these")
-    parser.add_argument("--device", default="cpu", help="where clips are made and read")
-    parser.add_argument("--out", type=Path, default=Path("docs/reference"))
-    parser.add_argument("--picture", type=Path, default=Path("docs/pictures/ablations.png"))
-    parser.add_argument("--judge", type=Path, default=None, help="its file; trained where missing")
-    parser.add_argument("--judge-minutes", type=float, default=15.0, help="to train the judge")
+    names = [arm.name for arm in ARMS]
+    parser = comparison_parser("ablations", __doc__, "ablations", names, steps=250, samples=48)
     return parser.parse_args(argv)
 
 
@@ -174,12 +170,8 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         UsageError: an unknown arm, no latents, or a time box too short.
     """
-    wanted, known = arguments.arms.split(","), {arm.name: arm for arm in ARMS}
-    if unknown := [name for name in wanted if name not in known]:
-        raise UsageError(f"unknown arms: {', '.join(unknown)}", hint=f"--arms {','.join(known)}")
-    for name in ("steps", "samples"):
-        if getattr(arguments, name) < 1:
-            raise UsageError(f"--{name} must be at least 1", hint=f"--{name} 100")
+    known = {arm.name: arm for arm in ARMS}
+    wanted = wanted_arms(arguments, list(known))
     model, tokenizer = store.locate("tiny"), Tokenizer.from_folder(arguments.tokenizer)
     arms = [known[name] for name in wanted]
     schools = {size: Development(LOSS_CLIPS, size, model) for size in {arm.size for arm in arms}}

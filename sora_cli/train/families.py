@@ -322,14 +322,13 @@ WIDE: Mixture = (
     Family(name="game", share=0.06, draw=draw_game),
 )
 # What happens, and least often comes right after a training on WIDE: more of it, to go on with.
-EVENTFUL: Mixture = (
-    Family(name="game", share=0.26, draw=draw_game),
-    Family(name="behind", share=0.22, draw=draw_behind, least_frames=17),
-    Family(name="broken", share=0.16, draw=draw_broken, least_frames=17),
-    Family(name="trail", share=0.14, draw=draw_trail, least_frames=9),
-    Family(name="eaten", share=0.11, draw=draw_eaten, least_frames=9),
-    Family(name="collision", share=0.11, draw=draw_collision, least_frames=9),
-)
+EVENTFUL: Mixture = tuple(
+    replace(next(family for family in WIDE if family.name == name), share=share)
+    for name, share in (
+        ("game", 0.26), ("behind", 0.22), ("broken", 0.16), ("trail", 0.14), ("eaten", 0.11),
+        ("collision", 0.11),
+    )
+)  # fmt: skip
 MIXTURES: dict[str, Mixture] = {
     "plain": PLAIN, "wide": WIDE, "eventful": EVENTFUL, "lasting": LATER, "kang": KANG,
 }  # fmt: skip

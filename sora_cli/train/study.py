@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 
-from sora_cli.errors import UsageError
 from sora_cli.eval.clips import decode
 from sora_cli.eval.program import ended
 from sora_cli.eval.recaptioning import Development, floor, measured, publish, taught
@@ -26,7 +25,16 @@ from sora_cli.models.captioner import Captioner
 from sora_cli.models.text_encoder import Tokenizer
 from sora_cli.pipeline.caption import spread
 from sora_cli.train.captions import dense, short
-from sora_cli.train.trial import BATCH, LOSS_CLIPS, NARROW, Clips, Recipe, train_arm
+from sora_cli.train.trial import (
+    BATCH,
+    LOSS_CLIPS,
+    NARROW,
+    Clips,
+    Recipe,
+    comparison_parser,
+    train_arm,
+    wanted_arms,
+)
 from sora_cli.weights import load, store
 
 SIZE = WIDTH, HEIGHT, FRAMES = 64, 64, 17  # of every clip
@@ -73,20 +81,7 @@ def captions_of(arm: str, clips: Clips, work: Path, model: store.Installed) -> l
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m sora_cli.train.study", description=__doc__)
-    parser.add_argument("latents", type=Path, help="of train.dataset, with the embedded VAE")
-    parser.add_argument("tokenizer", type=Path)
-    parser.add_argument("work", type=Path, help="of captions, checkpoints and clips")
-    parser.add_argument("--steps", type=int, default=1000, help=f"of {BATCH} clips, for each arm")
-    parser.add_argument("--arms", default=",".join(ARMS), help="which, with commas between")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--samples", type=int, default=128, help="prompts of each kind")
-    parser.add_argument("--minutes", type=float, default=60.0, help="begin no clip after these")
-    parser.add_argument("--device", default="cpu", help="where clips are made and read")
-    parser.add_argument("--out", type=Path, default=Path("docs/reference"))
-    parser.add_argument("--picture", type=Path, default=Path("docs/pictures/recaptioning.png"))
-    parser.add_argument("--judge", type=Path, default=None, help="its file; trained where missing")
-    parser.add_argument("--judge-minutes", type=float, default=15.0, help="to train the judge")
+    parser = comparison_parser("study", __doc__, "recaptioning", ARMS, steps=1000, samples=128)
     return parser.parse_args(argv)
 
 
@@ -96,12 +91,7 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         UsageError: an unknown arm, no latents, or a time box too short.
     """
-    arms = arguments.arms.split(",")
-    if unknown := [arm for arm in arms if arm not in ARMS]:
-        raise UsageError(f"unknown arms: {', '.join(unknown)}", hint=f"--arms {','.join(ARMS)}")
-    for name in ("steps", "samples"):
-        if getattr(arguments, name) < 1:
-            raise UsageError(f"--{name} must be at least 1", hint=f"--{name} 100")
+    arms = wanted_arms(arguments, ARMS)
     clips, model = Clips.of(arguments.latents, SIZE), store.locate("tiny")
     tokenizer = Tokenizer.from_folder(arguments.tokenizer)
     development = Development(LOSS_CLIPS, SIZE, model)

@@ -6,6 +6,7 @@ weights; a `Recipe` or the captions are what differs. N clips; B clips of a step
 
 from __future__ import annotations
 
+import argparse
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -59,6 +60,42 @@ class Recipe:
     given: float = 0.0
     read: int = 0
     square: bool = False
+
+
+def comparison_parser(
+    program: str, says: str | None, page: str, arms: Sequence[str], *, steps: int, samples: int
+) -> argparse.ArgumentParser:
+    """The command line of a program that trains arms and writes docs/reference/`page`.md."""
+    parser = argparse.ArgumentParser(prog=f"python -m sora_cli.train.{program}", description=says)
+    parser.add_argument("latents", type=Path, help="of train.dataset, with the embedded VAE")
+    parser.add_argument("tokenizer", type=Path)
+    parser.add_argument("work", type=Path, help="of what is written on the way")
+    parser.add_argument("--steps", type=int, default=steps, help=f"of {BATCH} clips, for each arm")
+    parser.add_argument("--arms", default=",".join(arms), help="which, with commas between")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--samples", type=int, default=samples, help="prompts of each kind")
+    parser.add_argument("--minutes", type=float, default=60.0, help="begin no clip after these")
+    parser.add_argument("--device", default="cpu", help="where clips are made and read")
+    parser.add_argument("--out", type=Path, default=Path("docs/reference"))
+    parser.add_argument("--picture", type=Path, default=Path(f"docs/pictures/{page}.png"))
+    parser.add_argument("--judge", type=Path, default=None, help="its file; trained where missing")
+    parser.add_argument("--judge-minutes", type=float, default=15.0, help="to train the judge")
+    return parser
+
+
+def wanted_arms(arguments: argparse.Namespace, known: Sequence[str]) -> list[str]:
+    """The names of --arms, where it and the counts make sense.
+
+    Raises:
+        UsageError: an unknown arm, or no step or prompt.
+    """
+    wanted: list[str] = arguments.arms.split(",")
+    if unknown := [name for name in wanted if name not in known]:
+        raise UsageError(f"unknown arms: {', '.join(unknown)}", hint=f"--arms {','.join(known)}")
+    for name in ("steps", "samples"):
+        if getattr(arguments, name) < 1:
+            raise UsageError(f"--{name} must be at least 1", hint=f"--{name} 100")
+    return wanted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
