@@ -1,9 +1,9 @@
-"""What happens in the wide world, measured: things behind walls, paint, bites, pieces, blows, and
-the grid game.
+"""What happens in the wide world, measured: things behind walls, paint, bites, pieces, blows, the
+grid game; and how balls move on Kang et al.'s preset.
 
 Clips go on from true first frames under their dense prompts, so that the looks of things and places
-are known (interaction.py, grid.py). The truth and the truth after the autoencoder go through the
-same measures; the baseline holds the last given frame.
+are known (interaction.py, grid.py, kang.py). The truth and the truth after the autoencoder go
+through the same measures; the baseline holds the last given frame.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sora_cli.eval import grid, interaction
+from sora_cli.eval import grid, interaction, kang
 from sora_cli.eval.clips import make
 from sora_cli.eval.report import Row
 from sora_cli.eval.rows import Exam
-from sora_cli.eval.truth import Prompt
+from sora_cli.eval.truth import Prompt, prompts
 from sora_cli.train.bodies import Owner
-from sora_cli.train.events import Bites, Breaking, Collision, Game
+from sora_cli.train.events import Bites, Breaking, Collision, Discs, Game
 from sora_cli.train.families import WIDE
+from sora_cli.train.kang import FPS, FRAMES, KANG, SIZE
 from sora_cli.train.render import render, render_objects
+from sora_cli.train.world import Mixture
 
 _HELD = "copy the last frame"
 
@@ -43,12 +45,17 @@ Measure = Callable[[Happening, Tensor], dict[str, float]]  # of frames; not a nu
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """What is asked of one family of scenes, after how many true frames, in whose rows."""
+    """What is asked of one family of a mixture, after how many true frames, in whose rows.
+
+    size: width, height, frames and frames a second of the scenes; None: the model's own.
+    """
 
     ability: str
     family: str
     given: int
     measure: Measure
+    mixture: Mixture = WIDE
+    size: tuple[int, int, int, float] | None = None
 
 
 def hidden(one: Happening, frames: Tensor) -> dict[str, float]:
@@ -127,14 +134,30 @@ def played(one: Happening, frames: Tensor) -> dict[str, float]:
     }
 
 
+def moved(one: Happening, frames: Tensor) -> dict[str, float]:
+    """How far the balls' velocities are off."""
+    scene, event = one.prompt.scene, one.prompt.scene.event
+    assert isinstance(event, Discs)
+    error = kang.velocity_error(scene, event, frames, given=KANG_GIVEN)
+    return {f"Kang's preset, {event.kind}: velocity error, m/s": error}
+
+
+KANG_GIVEN = 5  # frames: two latents; the paper's models are shown three
 QUESTIONS = (
     Question(ability="physics", family="collision", given=5, measure=collided),
+    *(
+        Question(
+            ability="physics", family=family.name, given=KANG_GIVEN, measure=moved,
+            mixture=KANG, size=(SIZE, SIZE, FRAMES, FPS),
+        )
+        for family in KANG
+    ),
     Question(ability="permanence", family="behind", given=5, measure=hidden),
     Question(ability="interaction", family="trail", given=5, measure=painted),
     Question(ability="interaction", family="eaten", given=5, measure=eaten),
     Question(ability="interaction", family="broken", given=5, measure=broken),
     Question(ability="digital world", family="game", given=1, measure=played),
-)
+)  # fmt: skip
 
 
 def happenings(exam: Exam, ability: str) -> list[Row]:
@@ -166,14 +189,20 @@ def _answers(exam: Exam, question: Question) -> list[Row]:
 
 
 def _truth(exam: Exam, question: Question) -> list[Happening]:
-    asked = exam.prompts(
-        "dense", cap="event", mixture=WIDE, only=lambda scene: scene.family == question.family
-    )
+    spec = exam.studio.model.spec
+    usual = (spec.width, spec.height, spec.num_frames, spec.fps)
+    width, height, num_frames, fps = question.size or usual
+    asked = prompts(
+        exam.most("event"), split=exam.split, level="dense", width=width, height=height,
+        num_frames=num_frames, fps=fps, mixture=question.mixture,
+        only=lambda scene: scene.family == question.family,
+    )  # fmt: skip
     exam.studio.say(f"rendering {len(asked)} scenes of {question.family}\n")
     return [
         Happening(
             prompt=prompt, frames=render([prompt.scene])[0][0],
-            masks={} if isinstance(prompt.scene.event, Game) else render_objects(prompt.scene),
+            masks={} if isinstance(prompt.scene.event, Game | Discs)
+            else render_objects(prompt.scene),
         )
         for prompt in asked
     ]  # fmt: skip

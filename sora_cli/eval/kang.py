@@ -1,7 +1,7 @@
 """Kang et al.'s measure on their preset: the mean error of the balls' velocities (m/s ... in a 10 m
 world), from where their colours are in the frames (arXiv 2411.02385).
 
-Frames are uint8 [T, H, W, 3]; the first `kang.GIVEN` are shown to the model and do not count.
+Frames are uint8 [T, H, W, 3]; those that are shown to the model do not count.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def whole(scene: Scene, event: Discs) -> Tensor:
     return ((places > radii[:, None]) & (places < size - radii[:, None])).all(-1)
 
 
-def velocity_error(scene: Scene, event: Discs, frames: Tensor) -> float:
+def velocity_error(scene: Scene, event: Discs, frames: Tensor, given: int = GIVEN) -> float:
     """Mean |velocity - the true one| (m/s, per axis) of balls wholly seen, after the given frames.
 
     Not a number where none is; a ball that is gone counts as standing still.
@@ -66,5 +66,5 @@ def velocity_error(scene: Scene, event: Discs, frames: Tensor) -> float:
     seen = places_in(scene, event, frames).diff(dim=0).nan_to_num() * scene.fps
     inside = whole(scene, event)
     count = inside[1:] & inside[:-1]
-    count[: GIVEN - 1] = False
+    count[: given - 1] = False
     return float((seen - true).abs().mean(-1)[count].mean())

@@ -61,6 +61,12 @@ BARS: dict[tuple[str, str], Bar] = {
     ("physics", "velocity error, times the VAE floor"): Bar(smaller_is_better=True),
     ("physics", "gravity from a bounce, % off"): Bar(smaller_is_better=True),
     ("physics", "momentum after a collision, % off"): Bar(smaller_is_better=True),
+    **{
+        ("physics", f"Kang's preset, {kind}: velocity error, m/s"): Bar(
+            first=0.022, goal=0.012, smaller_is_better=True, of_floor=2.2
+        )  # their models of 22.5 and 310 million
+        for kind in ("uniform", "parabola", "collision")
+    },
     ("plausibility", "impossible is harder: all, % of pairs"): Bar(first=80.0, goal=95.0),
     **{("plausibility", f"impossible is harder: {kind}, % of pairs"): Bar() for kind in TWINS},
     ("permanence", "as many things at the end as at the start, %"): Bar(first=70.0, goal=95.0),

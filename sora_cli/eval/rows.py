@@ -18,7 +18,7 @@ from sora_cli.eval.report import ATTRIBUTES, Row
 from sora_cli.eval.sheet import contact_sheet
 from sora_cli.eval.truth import CLASSES, OF_THINGS, Prompt, paths, prompts, render_all
 from sora_cli.train.captions import attributes
-from sora_cli.train.world import PLAIN, Mixture, Scene
+from sora_cli.train.world import Scene
 from sora_cli.weights import load
 
 SHOWN = 12  # clips on a contact sheet
@@ -57,14 +57,13 @@ class Exam:
 
     def prompts(
         self, level: str, *, cap: str | None = None, num_frames: int | None = None,
-        only: Callable[[Scene], bool] | None = None, mixture: Mixture = PLAIN,
+        only: Callable[[Scene], bool] | None = None,
     ) -> list[Prompt]:  # fmt: skip
         """The sitting's first prompts at the model's own size; by default all, of its length."""
         spec = self.studio.model.spec
         return prompts(
             self.most(cap), split=self.split, level=level, width=spec.width, height=spec.height,
             num_frames=spec.num_frames if num_frames is None else num_frames, only=only,
-            mixture=mixture,
         )  # fmt: skip
 
     def truth(self) -> tuple[Tensor, Tensor]:

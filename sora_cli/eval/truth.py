@@ -107,7 +107,7 @@ class Prompt:
 
 def prompts(
     count: int, *, split: str, level: str, width: int, height: int, num_frames: int, seed: int = 0,
-    only: Callable[[Scene], bool] | None = None, mixture: Mixture = PLAIN,
+    fps: float = 8.0, only: Callable[[Scene], bool] | None = None, mixture: Mixture = PLAIN,
 ) -> list[Prompt]:  # fmt: skip
     """The first `count` prompts of a split, the same for ever; `level` is dense or short.
 
@@ -119,8 +119,8 @@ def prompts(
         if len(rows) == count:
             break
         scene = draw_scene(
-            seed, index, width=width, height=height, num_frames=num_frames, split=split,
-            mixture=mixture,
+            seed, index, width=width, height=height, num_frames=num_frames, fps=fps,
+            split=split, mixture=mixture,
         )  # fmt: skip
         if only is not None and not only(scene):
             continue

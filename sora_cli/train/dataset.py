@@ -27,7 +27,7 @@ from torch import Tensor
 from sora_cli.errors import UsageError
 from sora_cli.models.vae import VAE
 from sora_cli.pipeline.canvas import encode_given
-from sora_cli.train.families import MIXTURES
+from sora_cli.train.families import FRAME_RATES, MIXTURES
 from sora_cli.train.mirror import mirror
 from sora_cli.train.render import render
 from sora_cli.train.world import Scene, draw_scene
@@ -109,6 +109,7 @@ def shard_scenes(shard: int, seed: int = 0, world: str = "plain") -> list[Scene]
             width=bucket.width,
             height=bucket.height,
             num_frames=bucket.num_frames,
+            fps=FRAME_RATES.get(world, 8.0),
             mixture=MIXTURES[world],
         )
         for i in range(SHARD)

@@ -22,7 +22,7 @@ from sora_cli.train.events import (
     flight,
 )
 from sora_cli.train.grid_game import draw_game
-from sora_cli.train.kang import KANG
+from sora_cli.train.kang import FPS, KANG
 from sora_cli.train.lasting import LATER
 from sora_cli.train.physics import bites_around, collided, mass, shattered
 from sora_cli.train.things import (
@@ -332,4 +332,5 @@ EVENTFUL: Mixture = tuple(
 MIXTURES: dict[str, Mixture] = {
     "plain": PLAIN, "wide": WIDE, "eventful": EVENTFUL, "lasting": LATER, "kang": KANG,
 }  # fmt: skip
+FRAME_RATES = {"kang": FPS}  # frames a second of clips for training; else 8
 assert set(THINGS) < set(ALL)
