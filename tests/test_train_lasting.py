@@ -94,6 +94,22 @@ def test_such_clips_always_follow_given_frames() -> None:
             assert mask.sum(1).min() >= 1, "something is left to be made"
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_share_of_clips_with_given_latents_is_what_is_asked(share: float) -> None:
+    """A run that goes on may ask for more of them than one from nothing (`--give`)."""
+    scene = draw_scene(0, 0, width=160, height=96, num_frames=25)
+    clips = LatentClips(
+        bucket=Bucket(width=160, height=96, num_frames=25, share=1.0), scenes=[scene] * 6,
+        latents=torch.zeros(6, 4, 7, 2, 2), block=torch.ones(6, 4, 3, 2, 2),
+        block_start=torch.full((6,), 5), block_length=torch.ones(6, dtype=torch.int64),
+    )  # fmt: skip
+    batches = Batches([], random.Random(0), give=share)
+    for _ in range(20):
+        mask = batches._batch([(clips, i) for i in range(6)]).mask
+        assert ((mask == 0).any(1) == bool(share)).all()
+        assert bool(mask.any(1).all()), "something is left to be made"
+
+
 def test_pictures_stay_pictures() -> None:
     for scene in drawn(10, num_frames=1):
         assert all(thing.motion == "still" for thing in scene.things)

@@ -58,6 +58,7 @@ DROP_PROMPT, GIVE_LATENTS, DENSE = 0.10, 0.30, 0.6
 EARLY = 0.5  # share of the samples near pure noise, where words decide
 READ_EVERY, READ_CAPTIONS, READ_SHARE = 4, 64, 0.1  # steps; captions each; weight in the loss
 READ_FIRST, READ_RATE, HOLD = 500, 4e-3, 0.3  # before the first step; see learn_to_read
+GIVEN_KINDS = {"first": 0.25, "head": 0.4, "block": 0.15, "both": 0.2}  # see Batches._give
 READ_BIASES = 30.0  # times the rate: a few numbers each, of size 1
 
 
@@ -94,9 +95,10 @@ class Batches:
 
     def __init__(
         self, folders: list[Path], rng: random.Random, tokens: int = TOKENS_A_STEP,
-        drop: float = DROP_PROMPT,
+        drop: float = DROP_PROMPT, give: float = GIVE_LATENTS,
     ) -> None:  # fmt: skip
         self.folders, self.rng, self.tokens, self.drop, self.drawn = folders, rng, tokens, drop, 0
+        self.give = give
         self.shards: dict[str, list[LatentClips]] = {}
         self.known: set[tuple[Path, int]] = set()
 
@@ -127,7 +129,7 @@ class Batches:
         prompts = []
         for row, (clips, i) in enumerate(picks):
             lasting = clips.scenes[i].family == LASTING  # means nothing without what was before
-            if (lasting or self.rng.random() < GIVE_LATENTS) and latents.shape[2] > 1:
+            if (lasting or self.rng.random() < self.give) and latents.shape[2] > 1:
                 self._give(row, clips, i, given, mask)
             caption = (dense if self.rng.random() < DENSE else short)(clips.scenes[i], self.rng)
             prompts.append("" if self.rng.random() < self.drop else caption.text)
@@ -139,7 +141,7 @@ class Batches:
         A head needs no encoding of its own: the autoencoder is causal, so the first k latents of
         the clip are those of its first frames. A block was encoded on its own (dataset.py).
         """
-        kind = self.rng.choices(("first", "head", "block", "both"), (0.4, 0.15, 0.25, 0.2))[0]
+        kind = self.rng.choices(list(GIVEN_KINDS), list(GIVEN_KINDS.values()))[0]
         if clips.scenes[i].family == LASTING:
             kind = self.rng.choice(("head", "head", "both"))
         start, length = int(clips.block_start[i]), int(clips.block_length[i])
@@ -269,7 +271,7 @@ def train(arguments: argparse.Namespace) -> None:
     if arguments.compile:  # a fifth faster on a CPU, once the minute of compiling is over
         for block in model.dit.blocks:
             block.compile(dynamic=True)
-    batches = Batches(arguments.latents, rng, arguments.tokens)
+    batches = Batches(arguments.latents, rng, arguments.tokens, give=arguments.give)
     saved = run.elapsed
     while run.progress < 1 and run.steps < arguments.steps:
         batch = batches.draw(run.progress)
@@ -340,6 +342,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1.2e-3, help="peak learning rate")
     parser.add_argument("--read", type=int, default=READ_FIRST, help="steps of reading alone")
     parser.add_argument("--tokens", type=int, default=TOKENS_A_STEP, help="of a step's batch")
+    parser.add_argument("--give", type=float, default=GIVE_LATENTS, help="share with given latents")
     parser.add_argument("--start", type=Path, help="a model folder to go on from, where OUT is new")
     parser.add_argument("--compile", action="store_true", help="compile the transformer's blocks")
     parser.add_argument("--device", default="cpu")
