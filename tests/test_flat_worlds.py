@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sora_cli.eval import grid, kang
 from sora_cli.eval.survey import of_family
+from sora_cli.train.dataset import BUCKETS
 from sora_cli.train.events import Collision, Discs, Game, Leg, leg_at
 from sora_cli.train.families import KANG, WIDE
 from sora_cli.train.grid_game import MOVES, State, after, cell_pixels, coins_at, free, legal, states
@@ -166,6 +167,18 @@ def test_the_preset_is_theirs() -> None:
                 assert any(low <= disc.radius <= high for low, high in OUTSIDE_RADII)
                 speed = abs(disc.legs[0].velocity[0])
                 assert any(low <= speed <= high for low, high in OUTSIDE_SPEEDS)
+
+
+@pytest.mark.parametrize("fps", [8.0, FPS])
+def test_there_are_scenes_of_every_trained_length(fps: float) -> None:
+    """In a picture two balls have no time to meet: looking for such a scene never ended."""
+    for num_frames in sorted({bucket.num_frames for bucket in BUCKETS}):
+        scenes = [
+            draw_scene(0, n, width=64, height=64, num_frames=num_frames, fps=fps, mixture=KANG)
+            for n in range(20)
+        ]
+        kinds = {scene.family for scene in scenes}
+        assert kinds == (set(RADII) if num_frames >= 25 else set(RADII) - {"collision"})
 
 
 def test_balls_meet_without_loss() -> None:

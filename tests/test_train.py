@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from sora_cli.train import dataset, dit, export, loop, vae
 from sora_cli.train.dataset import Bucket
@@ -50,7 +51,12 @@ def test_recipes_lead_from_clips_to_a_model_that_runs(
     assert len(dataset.latent_shards(pool / "latents")) == 4
     words = (pool / "latents", out / "tokenizer", out)
     for steps in (1, 2):  # the second goes on from the first
-        run(dit, monkeypatch, *words, "--steps", steps, "--read", 1, "--minutes", 5)
+        run(
+            dit, monkeypatch, *words, "--steps", steps, "--read", 1, "--minutes", 5,
+            *(("--sheets", TINY) if steps == 2 else ()),
+        )  # fmt: skip
+    (sheet,) = (out / "transformer-run").glob("sheet-*.png")
+    assert Image.open(sheet).width > 6 * 160, "six frames a clip"
     run(export, monkeypatch, out, target)
     runs = json.loads((target / "provenance.json").read_text())["runs"]
     assert {name: row["steps"] for name, row in runs.items()} == {

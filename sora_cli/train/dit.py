@@ -1,10 +1,10 @@
 """Train the embedded model's diffusion transformer, together with its text encoder.
 
 `python -m sora_cli.train.dit LATENTS TOKENIZER OUT --minutes 70` trains on encoded clips, resumes
-from OUT/transformer-run/, and writes OUT/transformer/ and OUT/text_encoder/. Rectified flow: the
-network sees (1 - σ)·x0 + σ·noise and predicts noise - x0 (arXiv 2403.03206). The text encoder is
-first taught to read alone (binding.py), and goes on with it. B clips of one bucket a step; T latent
-frames.
+from OUT/transformer-run/, and writes OUT/transformer/ and OUT/text_encoder/; `--sheets MODEL` shows
+what it makes so far. Rectified flow: the network sees (1 - σ)·x0 + σ·noise and predicts noise - x0
+(arXiv 2403.03206). The text encoder is first taught to read alone (binding.py), and goes on with
+it. B clips of one bucket a step; T latent frames.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from sora_cli.train.loop import (
     run_recipe,
     save_checkpoint,
 )
+from sora_cli.train.sheets import EVERY, sample_sheet
 
 TEXT_LEN = 64
 TINY_TEXT = TextEncoderConfig(
@@ -272,7 +273,7 @@ def train(arguments: argparse.Namespace) -> None:
         for block in model.dit.blocks:
             block.compile(dynamic=True)
     batches = Batches(arguments.latents, rng, arguments.tokens, give=arguments.give)
-    saved = run.elapsed
+    saved = shown = run.elapsed
     while run.progress < 1 and run.steps < arguments.steps:
         batch = batches.draw(run.progress)
         rate = learning_rate(run.progress, arguments.rate, run.steps)
@@ -294,7 +295,12 @@ def train(arguments: argparse.Namespace) -> None:
         if run.elapsed - saved > 180:
             saved = run.elapsed
             _save(run, model, ema, optimizers)
+        if arguments.sheets and run.elapsed - shown > EVERY:
+            shown = run.elapsed
+            _show(run, ema, arguments)
     _save(run, model, ema, optimizers)
+    if arguments.sheets:
+        _show(run, ema, arguments)
     model.load_state_dict(ema.state())
     save_dit(arguments.out / "transformer", model.dit)
     save_text_encoder(arguments.out / "text_encoder", model.text)
@@ -331,6 +337,15 @@ def _save(run: Run, model: nn.Module, ema: Ema, optimizers: list[torch.optim.Opt
     save_checkpoint(run.folder / "checkpoint.pt", state)
 
 
+def _show(run: Run, ema: Ema, arguments: argparse.Namespace) -> None:
+    averaged = Captioned()
+    averaged.load_state_dict(ema.state())
+    path = run.folder / f"sheet-{run.samples:08d}.png"
+    sample_sheet(
+        arguments.sheets, averaged.dit, averaged.text, path, torch.device(arguments.device)
+    )
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -344,6 +359,12 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=TOKENS_A_STEP, help="of a step's batch")
     parser.add_argument("--give", type=float, default=GIVE_LATENTS, help="share with given latents")
     parser.add_argument("--start", type=Path, help="a model folder to go on from, where OUT is new")
+    parser.add_argument(
+        "--sheets",
+        type=Path,
+        help="a model folder: with its autoencoder samples "
+        "are written beside the checkpoint, every ten minutes and in the end",
+    )
     parser.add_argument("--compile", action="store_true", help="compile the transformer's blocks")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)

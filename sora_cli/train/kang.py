@@ -85,5 +85,9 @@ def _draw(rng: random.Random, scene: Scene, split: str, kind: str) -> Scene:
 
 
 KANG: Mixture = tuple(
-    Family(name=kind, share=1 / len(RADII), draw=partial(_draw, kind=kind)) for kind in RADII
-)
+    Family(
+        name=kind, share=1 / len(RADII), draw=partial(_draw, kind=kind),
+        least_frames=25 if kind == "collision" else 1,  # they come for BEFORE, and part
+    )
+    for kind in RADII
+)  # fmt: skip
