@@ -10,7 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from sora_cli.eval import camera, clips, files, lasting, physics, plausibility, rows, sizes, track
+from sora_cli.eval import (
+    camera,
+    clips,
+    failures,
+    files,
+    lasting,
+    physics,
+    plausibility,
+    rows,
+    sizes,
+    track,
+)
 from sora_cli.eval.judge import Judge, Reading
 from sora_cli.eval.report import BARS, NEW_SIZES, TWINS
 from sora_cli.eval.truth import Prompt, prompts, render_all
@@ -246,3 +257,33 @@ def test_expanded_prompts_are_judged_by_what_was_typed(
     on, gain = sizes.terse(exam)
     assert found == [[asked[0].caption.text], ["In other words."]]
     assert on.value == on.floor == on.baselines["as typed"] and gain.value == 0
+
+
+# ---------------------------------------------------------------------- failures
+
+
+def test_what_comes_goes_or_turns_is_told_apart() -> None:
+    ball, cube, cone = ("ball", "red"), ("cube", "blue"), ("cone", "red")
+    cases = {
+        ((ball,), (ball,), (ball,)): (False, False, False),
+        ((ball,), (ball, cube), (ball, cube)): (True, False, False),
+        ((ball, cube), (ball, cube), (cube,)): (False, True, False),
+        ((ball,), (ball, cube), (ball,)): (True, True, False),
+        ((ball, cube), (cube, ball), (ball, cube)): (False, False, False),  # they change sides
+        ((ball,), (cone,), (ball,)): (False, False, True),
+    }
+    for seen, wrong in cases.items():
+        assert tuple(fails(seen) for fails in failures.KINDS.values()) == wrong, seen
+
+
+def test_failures_are_looked_for_at_both_ends_and_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = torch.arange(25, dtype=torch.uint8).view(1, 25, 1, 1, 1).expand(1, 25, 2, 2, 3)
+    looked: list[list[int]] = []
+
+    def fake(judge: object, frames: Tensor) -> list[Reading]:
+        looked.append(frames[0, :, 0, 0, 0].tolist())
+        return [reading(("ball", "red"))]
+
+    monkeypatch.setattr(failures, "read", fake)
+    assert failures.seconds(Judge(), clips) == [[(("ball", "red"),)] * 3]
+    assert [(row[0], row[-1]) for row in looked] == [(0, 8), (8, 16), (16, 24)]

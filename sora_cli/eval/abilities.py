@@ -10,6 +10,7 @@ from sora_cli.eval import (
     camera,
     captioner,
     exchanged,
+    failures,
     files,
     happenings,
     lasting,
@@ -46,4 +47,5 @@ ABILITIES: dict[str, Callable[[Exam], list[Row]]] = {
     "one minute": verbs.one_minute,
     "edit": verbs.edit,
     "captioner": captioner.rows,
+    "failures": failures.failures,
 }

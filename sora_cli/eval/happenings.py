@@ -29,6 +29,8 @@ from sora_cli.train.render import render, render_objects
 from sora_cli.train.world import Mixture
 
 _HELD = "copy the last frame"
+BITES = "as many bites as asked, %"
+PIECES = "as many pieces as asked, % of the frames after"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +95,7 @@ def eaten(one: Happening, frames: Tensor) -> dict[str, float]:
     skin = interaction.skin_seen(one.prompt.scene, frames, one.frames, dict(one.masks))
     return {
         "what is eaten never grows, % of steps": 100 * interaction.never_grows(skin),
-        "as many bites as asked, %": 100.0 * (interaction.bites_seen(skin) == len(event.times)),
+        BITES: 100.0 * (interaction.bites_seen(skin) == len(event.times)),
     }
 
 
@@ -105,7 +107,7 @@ def broken(one: Happening, frames: Tensor) -> dict[str, float]:
     seen = interaction.seen(interaction.object_look(scene, one.frames, matter), frames)
     first = math.ceil(scene.event.settled * scene.fps)
     share = interaction.pieces_stay(seen, first, len(scene.event.pieces))
-    return {"as many pieces as asked, % of the frames after": 100 * share}
+    return {PIECES: 100 * share}
 
 
 def collided(one: Happening, frames: Tensor) -> dict[str, float]:
@@ -167,25 +169,34 @@ def happenings(exam: Exam, ability: str) -> list[Row]:
 
 
 def _answers(exam: Exam, question: Question) -> list[Row]:
+    ways = watched(exam, question)
+    names = ways["value"][0] if ways else {}
+    rows = (_row(exam, question, name, ways) for name in names)
+    return [row for row in rows if row.samples]
+
+
+def watched(exam: Exam, question: Question) -> dict[str, list[dict[str, float]]]:
+    """What is measured in each scene: of what is made, of the truth, after the autoencoder, held.
+
+    Nothing where the time box left no clip.
+    """
     known = _truth(exam, question)
     given = torch.stack([one.frames[: question.given] for one in known])
     latents = make(exam.studio, [one.prompt for one in known], given=given)
     known = known[: len(latents)]
     if not known:
-        return []
+        return {}
     clips = exam.decoded(latents)
     exam.show(clips, [one.prompt for one in known], question.family)
     true = torch.stack([one.frames for one in known])
     held = true.clone()
     held[:, question.given :] = true[:, question.given - 1 : question.given]
-    ways = {
+    return {
         name: [question.measure(one, clip) for one, clip in zip(known, frames, strict=True)]
         for name, frames in {
             "value": clips, "floor": true, "VAE floor": exam.reconstructed(true), _HELD: held,
         }.items()
     }  # fmt: skip
-    rows = (_row(exam, question, name, ways) for name in ways["value"][0])
-    return [row for row in rows if row.samples]
 
 
 def _truth(exam: Exam, question: Question) -> list[Happening]:
