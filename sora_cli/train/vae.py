@@ -41,6 +41,7 @@ TINY_VAE = VAEConfig(
 # so that attention and borders are seen at the sizes of inference, single frames for images.
 CROPS = ((9, 64, 8, 0.60), (17, 32, 16, 0.12), (17, 96, 2, 0.14), (1, 96, 16, 0.14))
 PEAK_RATE, KL_WEIGHT = 2e-3, 1e-4
+ROUGH = 0.15  # of a latent's deviation: noise that a decoder alone learns to see through
 
 
 class Crops:
@@ -91,7 +92,9 @@ def losses(vae: VAE, video: Tensor, decoder_only: bool) -> tuple[Tensor, Tensor]
     """Training loss and plain mean squared error.
 
     Weighted |error| + squared error, plus a small Kullback-Leibler term that keeps latents near
-    a unit ball without blurring them; the decoder learns on samples of the posterior.
+    a unit ball without blurring them; the decoder learns on samples of the posterior. A decoder
+    alone also learns on latents that are a little off, as a transformer makes them, each clip by
+    another share of ROUGH (as in arXiv 2510.11690).
     """
     with torch.no_grad() if decoder_only else torch.enable_grad():
         mean, logvar = (p.float() for p in vae.posterior(video))
@@ -99,6 +102,9 @@ def losses(vae: VAE, video: Tensor, decoder_only: bool) -> tuple[Tensor, Tensor]
     sample = mean + torch.exp(
         0.5 * logvar.detach() if decoder_only else 0.5 * logvar
     ) * torch.randn_like(mean)
+    if decoder_only:
+        off = ROUGH * torch.rand(len(mean), 1, 1, 1, 1, device=mean.device)
+        sample = sample + off * mean.std((0, 2, 3, 4), keepdim=True) * torch.randn_like(mean)
     error = vae.decode_raw(sample).float() - video
     weights = pixel_weights(video)
     squared = error.square()
