@@ -14,7 +14,10 @@ from sora_cli.eval.sheet import INK, PAPER
 SIZE = (900, 540)  # pixels
 LEFT, RIGHT, TOP, BOTTOM = 78, 24, 44, 58  # margins, pixels
 GRID = (222, 222, 218)
-INKS = ((200, 60, 40), (40, 90, 180), (30, 140, 80), (150, 80, 170), (190, 130, 20))
+INKS = (
+    (200, 60, 40), (40, 90, 180), (30, 140, 80), (150, 80, 170), (190, 130, 20), (20, 20, 20),
+    (0, 150, 170), (220, 90, 150), (120, 120, 120), (130, 170, 30), (110, 60, 20), (120, 140, 240),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
