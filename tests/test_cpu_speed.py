@@ -214,7 +214,7 @@ def test_a_loaded_autoencoder_has_its_channels_last() -> None:
 def test_half_precision_shows_as_little_as_a_good_codec() -> None:
     """The embedded model in bfloat16 against float32, guided, from the same noise.
 
-    At the default 16 steps the clips of four prompts differ by 47 to 64 dB of PSNR
+    At 16 steps the clips of four prompts differ by 47 to 64 dB of PSNR
     (docs/log.md); here, with 3 steps of a smaller clip, by more than 40. The decoder alone:
     more than 45.
     """

@@ -29,7 +29,6 @@ from sora_cli.pipeline.timeline import play
 from sora_cli.runtime.plan import MemoryPlan
 
 MINUTE = 60.0  # seconds
-MINUTE_STEPS = 8  # of sampling, half of the default: a minute is thirty canvases
 
 
 @contextmanager
@@ -88,8 +87,7 @@ def long_video(bench: Bench, prompt: Prompt, seconds: float) -> dict[str, np.nda
     """
     frames = round(seconds * bench.settings.fps / 4) * 4 + 1
     window = prompt.scene.num_frames
-    steps = min(MINUTE_STEPS, bench.settings.num_inference_steps)
-    settings = replace(bench.settings, num_frames=frames, num_inference_steps=steps)
+    settings = replace(bench.settings, num_frames=frames)
     span, journal = Span(num_frames=frames, prompt=prompt.caption.text), Journal()
     first: list[np.ndarray] = []
     last: list[np.ndarray] = []
@@ -110,7 +108,7 @@ def one_minute(exam: Exam) -> list[Row]:
     with bench_of(exam) as bench:
         for prompt in asked:
             build = partial(long_video, bench, prompt, MINUTE)
-            what = f"{MINUTE:g} seconds in {MINUTE_STEPS} steps"
+            what = f"{MINUTE:g} seconds"
             video = bench.made(what, [prompt], build)
             if video is None:
                 break
