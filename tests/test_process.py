@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -71,10 +72,16 @@ def processor_seconds(code: str, cwd: Path) -> float:
 
 
 def test_help_is_quick(tmp_path: Path) -> None:
-    """At most twice a bare Typer app of as many commands; the least of several runs of each."""
-    pairs = [(processor_seconds(BARE, tmp_path), processor_seconds(OURS, tmp_path))
-             for _ in range(6)]  # fmt: skip
-    bare, ours = (min(times) for times in zip(*pairs, strict=True))
+    """At most twice a bare Typer app of as many commands; the least of several runs of each.
+
+    A neighbour on the machine only ever adds to a run: more runs come nearer to what it takes.
+    """
+    bare = ours = math.inf
+    for done in range(30):
+        bare = min(bare, processor_seconds(BARE, tmp_path))
+        ours = min(ours, processor_seconds(OURS, tmp_path))
+        if done >= 5 and ours <= 2 * bare:
+            break
     assert ours <= 2 * bare, f"sora --help takes {ours:.3f} s, a bare app {bare:.3f} s"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -132,6 +132,11 @@ class Weights:
     memory: options.Memory = None
 
 
+@cache  # every command has some of the same groups, and `--help` is asked for often
+def _field_types(group: type) -> dict[str, Any]:
+    return get_type_hints(group, include_extras=True)
+
+
 def with_groups(function: Callable[..., None]) -> Callable[..., None]:
     """A Typer command from a function whose parameters may be groups.
 
@@ -147,7 +152,7 @@ def with_groups(function: Callable[..., None]) -> Callable[..., None]:
             parameters.append(parameter.replace(annotation=hints[parameter.name]))
             continue
         group = groups[parameter.name]
-        types = get_type_hints(group, include_extras=True)
+        types = _field_types(group)
         for field in fields(group):
             assert field.default is not MISSING, f"{field.name} of a group needs a default"
             parameters.append(

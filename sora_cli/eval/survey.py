@@ -42,10 +42,14 @@ def training_scenes(count: int, mixture: Mixture, split: str, seed: int = 0) -> 
     return found
 
 
-def of_family(name: str, count: int, mixture: Mixture, split: str, **size: int) -> list[Scene]:
+def of_family(
+    name: str, count: int, mixture: Mixture, split: str, *, fps: float = 8.0, **size: int
+) -> list[Scene]:
     """The first scenes of a family in a mixture."""
     alone = tuple(family for family in mixture if family.name == name)
-    return [draw_scene(0, index, split=split, mixture=alone, **size) for index in range(count)]
+    return [
+        draw_scene(0, index, split=split, mixture=alone, fps=fps, **size) for index in range(count)
+    ]
 
 
 def balance(scenes: list[Scene]) -> dict[str, Counter[str]]:
