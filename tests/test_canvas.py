@@ -160,6 +160,19 @@ def test_a_given_frame_has_timestep_zero() -> None:
     assert canvas.timesteps(875.0, batch=2).tolist() == [[875.0] * 6 + [0.0]] * 2
 
 
+def test_given_latents_may_be_seen_under_noise_and_are_clean_in_the_end() -> None:
+    """At a level of their own, never more than what is made has; the model is told which."""
+    known, start = torch.ones(3, 1, 2, 3), noise(SHAPE, 0)
+    canvas = replace(Canvas.blank(SHAPE).give(known, 0), given_sigma=0.25)
+    empty = torch.zeros(1, *SHAPE)
+    for sigma, seen in ((0.75, 0.25), (0.125, 0.125), (0.0, 0.0)):
+        held = canvas.hold(empty, sigma, start)
+        assert torch.equal(held[0, :, 0], (1 - seen) * known[:, 0] + seen * start[0, :, 0])
+        assert not held[:, :, 1:].any()
+        times = canvas.timesteps(1000 * sigma, batch=1)
+        assert times.tolist() == [[1000 * seen] + [1000 * sigma] * 6]
+
+
 def drift(latents: Tensor, timesteps: Tensor, context: Any) -> Tensor:
     """A model that mixes every token with every other."""
     return torch.tanh(latents + latents.mean(dim=(2, 3, 4), keepdim=True))
@@ -174,15 +187,17 @@ def drift(latents: Tensor, timesteps: Tensor, context: Any) -> Tensor:
     sampler=st.sampled_from(["euler", "unipc"]),
     seed=st.integers(0, 2**63 - 1),
     scale=st.sampled_from([1.0, 3.0]),
+    noised=st.sampled_from([0.0, 0.3]),
 )
 def test_given_latents_come_back_unchanged(
-    frames: int, head: int, tail: int, steps: int, sampler: Any, seed: int, scale: float
-) -> None:
+    frames: int, head: int, tail: int, steps: int, sampler: Any, seed: int, scale: float,
+    noised: float,
+) -> None:  # fmt: skip
     head = min(head, frames)
     tail = min(tail, frames - head)
     shape = (3, frames, 2, 3)
     known = noise(shape, seed=1)[0]
-    canvas = Canvas.blank(shape)
+    canvas = replace(Canvas.blank(shape), given_sigma=noised)
     if head:
         canvas = canvas.give(known[:, :head], 0)
     if tail:

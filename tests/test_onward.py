@@ -44,6 +44,23 @@ def test_canvases_that_go_on_may_be_longer() -> None:
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_only_what_the_video_made_itself_is_seen_under_noise(
+    networks: Networks, settings: Settings, direction: str
+) -> None:
+    """What the user gave is the truth; it enters clean."""
+    end = {"head": clip(9)} if direction == "forward" else {"tail": clip(11)}
+    span = Span(num_frames=24, prompt=settings.prompt, **end)  # type: ignore[arg-type]
+    clean, noised = (
+        played(networks, replace(settings, given_sigma_onward=sigma), span) for sigma in (0.0, 0.2)
+    )
+    known = 4 if direction == "forward" else -4
+    near, far = (slice(None, known), slice(known, None))
+    near, far = (near, far) if direction == "forward" else (far, near)
+    assert np.array_equal(clean[near], noised[near])
+    assert not np.array_equal(clean[far], noised[far])
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_canvases_that_go_on_are_guided_less(
     networks: Networks, settings: Settings, direction: str
 ) -> None:

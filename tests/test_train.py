@@ -164,10 +164,47 @@ def test_given_latents_are_held_out_of_the_loss(pool: Path, tmp_path: Path) -> N
             return velocity
 
     given = torch.full_like(latents, 0.5)
-    batch = dit.Batch(latents=latents, given=given, mask=mask, prompts=["a red ball"])
+    batch = dit.Batch(
+        latents=latents, given=given, mask=mask, given_sigma=torch.zeros(1), prompts=["a red ball"]
+    )
     tokenizer = dit.Tokenizer.from_folder(TINY / "tokenizer")
     loss = dit.losses(Zero(), tokenizer, batch, torch.device("cpu"))
     assert float(loss) < 10
+
+
+def test_given_latents_are_seen_at_their_own_noise_level() -> None:
+    """As a canvas that goes on shows them: the model is told the level, and they do not count."""
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    class Zero(torch.nn.Module):
+        def forward(
+            self, noisy: torch.Tensor, times: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor
+        ) -> torch.Tensor:
+            seen.append((noisy, times))
+            return torch.zeros_like(noisy)
+
+    latents = torch.zeros(64, 4, 2, 8, 8)
+    batch = dit.Batch(
+        latents=latents, given=latents, mask=torch.tensor([[0.0, 1.0]]).repeat(64, 1),
+        given_sigma=torch.full((64,), 0.25), prompts=["a red ball"] * 64,
+    )  # fmt: skip
+    dit.losses(Zero(), dit.Tokenizer.from_folder(TINY / "tokenizer"), batch, torch.device("cpu"))
+    ((noisy, times),) = seen
+    assert torch.equal(times[:, 0], times[:, 1].clamp_max(250.0))
+    spread = noisy.flatten(3).std(3).mean(1)  # [B, T]: noise of level σ around nothing
+    assert torch.allclose(1000 * spread, times, rtol=0.35, atol=1.0)
+
+
+def test_a_decoder_meets_its_own_pictures_from_whole_latents_on() -> None:
+    """Frames cut away leave a clip that the autoencoder takes, the same of both."""
+    video = torch.arange(17.0).view(1, 1, 17, 1, 1).expand(1, 3, 17, 4, 4)
+    starts = set()
+    for seed in range(60):
+        torch.manual_seed(seed)
+        made, true = vae.from_a_frame(video + 0.5, video)
+        assert torch.equal(made - 0.5, true) and true.shape[2] % 4 == 1
+        starts.add(float(true[0, 0, 0, 0, 0]))
+    assert 0.0 in starts and len(starts) > 5
 
 
 def test_noise_levels_are_often_where_only_words_tell_what_there_is() -> None:

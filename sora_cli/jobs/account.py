@@ -72,6 +72,7 @@ def measured(clock: Clock) -> dict[str, Any]:
 
 def _numbers(settings: Settings, seed: int) -> dict[str, Any]:
     onward = settings.guidance_scale_onward
+    noised = settings.given_sigma_onward
     return {
         "schema": SCHEMA,
         "seed": seed,
@@ -86,6 +87,7 @@ def _numbers(settings: Settings, seed: int) -> dict[str, Any]:
         "guidance_scale": settings.guidance_scale,
         "guidance_scale_2": settings.guidance_scale_2,
         **({} if onward is None else {"guidance_scale_onward": onward}),
+        **({"given_sigma_onward": noised} if noised else {}),
         "shift": settings.shift,
         "sampler": settings.sampler,
         "sigma_grid": settings.sigma_grid,

@@ -51,6 +51,8 @@ class ModelSpec:
     guidance_scale_2: the low-noise expert's guidance scale; None: the same.
     guidance_scale_onward: of canvases that go on from what this video made before them, where the
         scale is the model's own; None: the same. What guidance adds, each canvas would add again.
+    given_sigma_onward: the noise level at which such a canvas sees what it goes on from, so that
+        small errors are not taken for truth and added to (arXiv 2408.14837). 0: as it is.
     frames_onward: of such a canvas, at most; None: num_frames. Every canvas sends what is given
         through the autoencoder once more, so fewer and longer ones lose less.
     fixed_sigmas: the noise levels of a few-step model, without the final 0; None: by the grid.
@@ -85,6 +87,7 @@ class ModelSpec:
     boundary: float | None = None
     guidance_scale_2: float | None = None
     guidance_scale_onward: float | None = None
+    given_sigma_onward: float = 0.0
     frames_onward: int | None = None
     fixed_sigmas: tuple[float, ...] | None = None
     expand: bool = True

@@ -49,6 +49,8 @@ class Canvas:
     holds: how given latents are kept while sampling. "clean": they enter the model clean, at
         timestep 0 (Wan2.2-TI2V and tiny). "noised": the model knows nothing of them; they are put
         back at each step's own noise level (RePaint, arXiv 2201.09865).
+    given_sigma: the noise level at which the model sees latents that are held clean, while what is
+        made is above it; in the end they are clean again. 0: always clean.
     patch_size: (h, w) latent positions of a token, for timesteps by token.
     channels: [C', T, H, W] that the model reads beside the noisy latents (I2V, FLF2V), or None.
     control: [96, T, H, W] for VACE's branch, or None.
@@ -60,6 +62,7 @@ class Canvas:
     denoise_mask: Tensor
     clean_latents: Tensor
     holds: Literal["clean", "noised"] = "clean"
+    given_sigma: float = 0.0
     patch_size: tuple[int, int] = (1, 1)
     channels: Tensor | None = None
     control: Tensor | None = None
@@ -122,16 +125,19 @@ class Canvas:
     def hold(self, latents: Tensor, sigma: float = 0.0, noise: Tensor | None = None) -> Tensor:
         """`latents` [B, C, T, H, W] at noise level `sigma` with the given ones put back.
 
-        "clean" puts them back bit for bit; "noised" as (1 - σ)·x0 + σ·noise.
+        "clean" puts them back bit for bit (under noise of `given_sigma` at most); "noised" as
+        (1 - σ)·x0 + σ·noise.
         """
         known = self.clean_latents.to(latents.dtype)
-        if self.holds == "noised":
+        sigma = min(self.given_sigma, sigma) if self.holds == "clean" else sigma
+        if sigma > 0 or self.holds == "noised":
             assert noise is not None or sigma == 0, "noised latents need the noise"
             known = known if noise is None else (1 - sigma) * known + sigma * noise
         return torch.where(self._given(), known, latents)
 
     def timesteps(self, timestep: float, batch: int) -> Tensor:
-        """What the model is told about the noise: 0 where latents are given, else `timestep`.
+        """What the model is told about the noise: `timestep`, and where latents are given that of
+        `given_sigma`, 0 where that is not set.
 
         [B] where nothing is given clean, else [B, T] or, with regions, [B, L] by token
         (Wan2.2-TI2V's timesteps by frame and by token).
@@ -141,7 +147,8 @@ class Canvas:
             return mask.new_full((batch,), timestep)  # [B]
         if mask.ndim == 3:  # a token is as noisy as the first of its latents, as in Wan's own code
             mask = mask[:, :: self.patch_size[0], :: self.patch_size[1]].flatten()  # [L]
-        return (mask * timestep).expand(batch, -1)  # [B, T] or [B, L]
+        given = (1 - mask) * min(1000 * self.given_sigma, timestep)
+        return (mask * timestep + given).expand(batch, -1)  # [B, T] or [B, L]
 
     def _given(self) -> Tensor:
         mask = self.denoise_mask

@@ -81,10 +81,9 @@ class Request:
 class Settings:
     """A request resolved for one model: complete, checked, ready to run.
 
-    num_frames: of the whole video. chunk_frames: of one canvas; a longer video is continued, canvas
-        by canvas.
+    num_frames: of the whole video. chunk_frames: of each canvas that it is made on.
     guidance_scale_2: the low-noise expert's, where the model has two.
-    guidance_scale_onward: of canvases that go on from what the span made; None: the same.
+    guidance_scale_onward, given_sigma_onward: as in `ModelSpec`.
     fixed_sigmas: a few-step model's noise levels instead of the grid.
     tile: (width, height) of what the transformer sees at once; None = the whole frame.
     begin_at: the noise level at which a canvas begins; below 1, something stands on it already.
@@ -119,6 +118,7 @@ class Settings:
     fp8_matmul: Fp8Layers | None = None
     compile: bool = False
     guidance_scale_onward: float | None = None
+    given_sigma_onward: float = 0.0
 
     @property
     def duration(self) -> float:
@@ -175,6 +175,7 @@ def resolve(request: Request, spec: ModelSpec) -> tuple[Settings, list[str]]:
         fp8_matmul=_choice("--fp8-matmul", request.fp8_matmul, None, get_args(Fp8Layers)),
         compile=request.compile,
         guidance_scale_onward=spec.scale_onward(request.guidance_scale),
+        given_sigma_onward=spec.given_sigma_onward,
     )
     _refuse_vain_shortcuts(request, settings)
     return settings, size_notes + length_notes

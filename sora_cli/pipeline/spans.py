@@ -289,6 +289,8 @@ class SpanMaker:
             canvas = lay_canvas(self.networks, settings, [as_row(whole, 0, known)], looks)
         else:
             canvas = self._lay(span, settings, given, start)
+        if onward:
+            canvas = replace(canvas, given_sigma=settings.given_sigma_onward)
         if whole is not None and span.strength < 1:
             settings = replace(settings, begin_at=span.strength)
             keeper = self._begun(whole, canvas, settings, seed)

@@ -38,10 +38,9 @@ _TEXTS = {"negative_prompt", "sampler", "prompt", "model"}
 _COMPARED = (
     "model", "weights", "version", "device", "dtype", "memory_plan", "seed", "size", "num_frames",
     "fps", "prompt", "expanded_prompt", "negative_prompt", "steps", "guidance_scale",
-    "guidance_scale_2", "guidance_scale_onward", "shift", "sampler", "sigma_grid", "loras", "crf",
-    "verb",
-    "quantization", "guidance_interval", "step_cache", "skipped_steps", "fp8_matmul", "canvas",
-    "compiled", "torch", "threads", "label", "prompted",
+    "guidance_scale_2", "guidance_scale_onward", "given_sigma_onward", "shift", "sampler",
+    "sigma_grid", "loras", "crf", "verb", "quantization", "guidance_interval", "step_cache",
+    "skipped_steps", "fp8_matmul", "canvas", "compiled", "torch", "threads", "label", "prompted",
 )  # fmt: skip
 
 

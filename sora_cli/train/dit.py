@@ -60,6 +60,7 @@ EARLY = 0.5  # share of the samples near pure noise, where words decide
 READ_EVERY, READ_CAPTIONS, READ_SHARE = 4, 64, 0.1  # steps; captions each; weight in the loss
 READ_FIRST, READ_RATE, HOLD = 500, 4e-3, 0.3  # before the first step; see learn_to_read
 GIVEN_KINDS = {"first": 0.25, "head": 0.4, "block": 0.15, "both": 0.2}  # see Batches._give
+GIVEN_NOISED, GIVEN_SIGMA = 0.4, 0.4  # share of given latents under noise; its level at most
 READ_BIASES = 30.0  # times the rate: a few numbers each, of size 1
 
 
@@ -83,11 +84,15 @@ class Captioned(nn.Module):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Clips with what is given of them: mask [B, T] 1 = to be made; `given` holds clean latents."""
+    """Clips with what is given of them: mask [B, T] 1 = to be made; `given` holds clean latents.
+
+    given_sigma: [B], the noise level at which given latents are shown; their clip's own at most.
+    """
 
     latents: Tensor
     given: Tensor
     mask: Tensor
+    given_sigma: Tensor
     prompts: list[str]
 
 
@@ -134,7 +139,8 @@ class Batches:
                 self._give(row, clips, i, given, mask)
             caption = (dense if self.rng.random() < DENSE else short)(clips.scenes[i], self.rng)
             prompts.append("" if self.rng.random() < self.drop else caption.text)
-        return Batch(latents=latents, given=given, mask=mask, prompts=prompts)
+        sigma = GIVEN_SIGMA * torch.rand(len(picks)) * (torch.rand(len(picks)) < GIVEN_NOISED)
+        return Batch(latents=latents, given=given, mask=mask, given_sigma=sigma, prompts=prompts)
 
     def _give(self, row: int, clips: LatentClips, i: int, given: Tensor, mask: Tensor) -> None:
         """Mark what is given: the first latent, the first k, a block at the end, or both ends.
@@ -183,14 +189,16 @@ def losses(
     latents, mask = batch.latents.to(device), batch.mask.to(device)
     sigmas = levels(len(batch.prompts), latents[0, 0].numel()).to(device)
     noise = torch.randn_like(latents)
-    level = sigmas.view(-1, 1, 1, 1, 1)
     made = mask[:, None, :, None, None]
-    noisy = torch.where(made > 0, (1 - level) * latents + level * noise, batch.given.to(device))
+    given_sigmas = torch.minimum(batch.given_sigma.to(device), sigmas)
+    by_frame = torch.where(mask > 0, sigmas[:, None], given_sigmas[:, None])  # [B, T]
+    level = by_frame[:, None, :, None, None]
+    noisy = (1 - level) * torch.where(made > 0, latents, batch.given.to(device)) + level * noise
     ids, attention = tokenizer.encode(batch.prompts, TEXT_LEN)
     longest = int(attention.sum(1).max())
     ids, attention = ids[:, :longest].to(device), attention[:, :longest].to(device)
     with torch.autocast(device.type, torch.bfloat16):
-        velocity = model(noisy, 1000 * sigmas[:, None] * mask, ids, attention)
+        velocity = model(noisy, 1000 * by_frame, ids, attention)
     error = (velocity.float() - (noise - latents)).square() * made
     return error.sum() / (made.expand_as(error).sum())
 

@@ -141,7 +141,7 @@ def draw(clips: Clips, captions: Sequence[str], seed: int, step: int, recipe: Re
     mask = torch.ones(BATCH, latents.shape[2])
     mask[[rng.random() < recipe.given for _ in chosen], 0] = 0
     return Batch(
-        latents=latents, given=latents, mask=mask,
+        latents=latents, given=latents, mask=mask, given_sigma=torch.zeros(BATCH),
         prompts=["" if gone else captions[i] for i, gone in zip(chosen, dropped, strict=True)],
     )  # fmt: skip
 

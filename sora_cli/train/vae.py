@@ -3,7 +3,7 @@
 `python -m sora_cli.train.vae POOL OUT --minutes 40` trains on crops of the pool's clips, resumes
 from OUT/vae-run/, and writes OUT/vae/ in the diffusers layout. `--start MODEL` goes on from a
 model's weights. `--decoder-only` goes on with a frozen encoder, so that latents made with it stay
-valid.
+valid; what it decodes is encoded again and has to come out as what it was.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ TINY_VAE = VAEConfig(
 CROPS = ((9, 64, 8, 0.60), (17, 32, 16, 0.12), (17, 96, 2, 0.14), (1, 96, 16, 0.14))
 PEAK_RATE, KL_WEIGHT = 2e-3, 1e-4
 ROUGH = 0.15  # of a latent's deviation: noise that a decoder alone learns to see through
+AGAIN = 1.0  # weight of what is encoded again, in its own squared deviations
+ONWARD = 0.6  # share of a decoder's steps that go on from the pictures of the step before
 
 
 class Crops:
@@ -88,16 +90,22 @@ def pixel_weights(video: Tensor) -> Tensor:
     return weights / weights.mean((2, 3, 4), keepdim=True)
 
 
-def losses(vae: VAE, video: Tensor, decoder_only: bool) -> tuple[Tensor, Tensor]:
-    """Training loss and plain mean squared error.
+def losses(
+    vae: VAE, shown: Tensor, video: Tensor, decoder_only: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Training loss, plain mean squared error, and what was made.
+
+    shown: what is encoded, [B, 3, T, H, W]; video: what is to come out.
 
     Weighted |error| + squared error, plus a small Kullback-Leibler term that keeps latents near
     a unit ball without blurring them; the decoder learns on samples of the posterior. A decoder
     alone also learns on latents that are a little off, as a transformer makes them, each clip by
-    another share of ROUGH (as in arXiv 2510.11690).
+    another share of ROUGH (as in arXiv 2510.11690), that its pictures are encoded as the true
+    ones are (`again`), and, where `shown` is what it made before, to come back to what was true:
+    a long video goes through it once for each canvas, and small errors would grow.
     """
     with torch.no_grad() if decoder_only else torch.enable_grad():
-        mean, logvar = (p.float() for p in vae.posterior(video))
+        mean, logvar = (p.float() for p in vae.posterior(shown))
         mean = mean.detach() if decoder_only else mean
     sample = mean + torch.exp(
         0.5 * logvar.detach() if decoder_only else 0.5 * logvar
@@ -105,12 +113,50 @@ def losses(vae: VAE, video: Tensor, decoder_only: bool) -> tuple[Tensor, Tensor]
     if decoder_only:
         off = ROUGH * torch.rand(len(mean), 1, 1, 1, 1, device=mean.device)
         sample = sample + off * mean.std((0, 2, 3, 4), keepdim=True) * torch.randn_like(mean)
-    error = vae.decode_raw(sample).float() - video
+    made = vae.decode_raw(sample).float()
+    error = made - video
     weights = pixel_weights(video)
     squared = error.square()
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
     loss = (weights * (error.abs() + 4 * squared)).mean() + KL_WEIGHT * kl
-    return loss, squared.detach().mean()
+    if decoder_only:
+        loss = loss + AGAIN * again(vae, made, video)
+    return loss, squared.detach().mean(), made.detach()
+
+
+def again(vae: VAE, made: Tensor, video: Tensor) -> Tensor:
+    """How far the latents of what was made are from the true video's.
+
+    Mean squared, of the latents' variance; the encoder is held.
+    """
+    made, video = from_a_frame(made, video)
+    with torch.no_grad():
+        true = vae.posterior(video)[0].float()
+    latents = vae.posterior(made)[0].float()
+    variance = true.var((0, 2, 3, 4), keepdim=True).clamp_min(1e-4)
+    return ((latents - true).square() / variance).mean()
+
+
+def from_a_frame(made: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
+    """Both from the first frame on, or, of three in ten, from a random one.
+
+    The head of a clip that goes on is encoded on its own, so its first latent is of one frame.
+    """
+    length = video.shape[2]
+    start = int(torch.randint(0, length, ())) if torch.rand(()) < 0.3 else 0
+    kept = slice(start, start + (length - start - 1) // 4 * 4 + 1)
+    return made[:, :, kept], video[:, :, kept]
+
+
+def next_clips(
+    crops: Crops, rng: random.Random, device: torch.device, last: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """What is encoded and what is to come out: fresh crops, or what was made in the last step."""
+    if last is not None and rng.random() < ONWARD:
+        return from_a_frame(*last)
+    frames, side, count, _ = rng.choices(CROPS, [c[3] for c in CROPS])[0]
+    video = crops.draw(frames, side, count).to(device, memory_format=torch.channels_last_3d)
+    return video, video
 
 
 def make_optimizers(
@@ -140,7 +186,7 @@ def train(arguments: argparse.Namespace) -> None:
     vae = vae.to(device).to_channels_last()
     ema = Ema(vae)
     state = load_checkpoint(folder / "checkpoint.pt")
-    if state is None and arguments.decoder_only:
+    if state is None and arguments.decoder_only and not arguments.start:
         whole = load_checkpoint(arguments.out / "vae-run" / "checkpoint.pt")
         assert whole is not None, "train the whole autoencoder first"
         vae.load_state_dict(whole["ema"])
@@ -160,14 +206,15 @@ def train(arguments: argparse.Namespace) -> None:
     crops = Crops(arguments.pool, random.Random(f"vae/{arguments.seed}/{run.steps}"))
     rng, saved = random.Random(f"crop/{arguments.seed}/{run.steps}"), run.elapsed
     peak = PEAK_RATE * (0.6 if arguments.decoder_only else 1.0)
+    last: tuple[Tensor, Tensor] | None = None  # what was made, and what should have been
     while run.progress < 1 and run.steps < arguments.steps:
-        frames, side, count, _ = rng.choices(CROPS, [c[3] for c in CROPS])[0]
-        video = crops.draw(frames, side, count).to(device, memory_format=torch.channels_last_3d)
+        shown, video = next_clips(crops, rng, device, last if arguments.decoder_only else None)
         rate = learning_rate(run.progress, peak, run.steps)
         for group in (g for optimizer in optimizers for g in optimizer.param_groups):
             group["lr"] = rate
         with torch.autocast(device.type, torch.bfloat16):
-            loss, squared = losses(vae, video, arguments.decoder_only)
+            loss, squared, made = losses(vae, shown, video, arguments.decoder_only)
+        last = made.clamp(-1, 1), video
         vae.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -175,14 +222,14 @@ def train(arguments: argparse.Namespace) -> None:
             optimizer.step()
         ema.update(run.steps)
         psnr = -10 * float(torch.log10(squared / 4))
-        run.count(count, loss=float(loss.detach()), psnr=psnr, norm=float(norm), rate=rate)
+        run.count(len(video), loss=float(loss.detach()), psnr=psnr, norm=float(norm), rate=rate)
         if run.elapsed - saved > 120:
             saved = run.elapsed
             _save(run, vae, ema, optimizers)
     _save(run, vae, ema, optimizers)
     vae.load_state_dict(ema.state())
     if arguments.decoder_only:  # the latents' statistics are the encoder's, and already in use
-        config = read_json(arguments.out / "vae" / "config.json")
+        config = read_json((arguments.start or arguments.out) / "vae" / "config.json")
         statistics = vae_config_from_diffusers(config)
     else:
         statistics = measure_statistics(vae, crops)
