@@ -277,6 +277,8 @@ def test_what_goes_on_is_guided_less_unless_another_scale_is_asked_for() -> None
     assert made(TINY, guidance_scale=TINY.guidance_scale)[0].guidance_scale_onward is not None
     assert made(TINY, guidance_scale=3)[0].guidance_scale_onward is None
     assert made(WAN22_T2V_A14B)[0].guidance_scale_onward is None
+    assert made(TINY)[0].given_sigma_onward == TINY.given_sigma_onward > 0
+    assert made(WAN22_T2V_A14B)[0].given_sigma_onward == 0  # was not trained for it
 
 
 def test_a_few_step_model_brings_its_noise_levels_unless_others_are_asked_for() -> None:

@@ -146,6 +146,7 @@ TINY = ModelSpec(
     num_inference_steps=8,
     guidance_scale=4.0,
     guidance_scale_onward=1.0,
+    given_sigma_onward=0.3,
     frames_onward=49,
     shift=3.0,
     sampler="euler",
