@@ -192,8 +192,7 @@ def train(arguments: argparse.Namespace) -> None:
         vae.load_state_dict(whole["ema"])
         ema = Ema(vae)
     elif state is None and arguments.start:
-        with load.vae(arguments.start / "vae", device="cpu", dtype=torch.float32) as known:
-            vae.load_state_dict(known.state_dict())
+        vae.load_state_dict(weights_of(arguments.start))
         ema = Ema(vae)
         remember_start(arguments.start, folder)
     trained, optimizers = make_optimizers(vae, arguments.decoder_only)
@@ -228,12 +227,27 @@ def train(arguments: argparse.Namespace) -> None:
             _save(run, vae, ema, optimizers)
     _save(run, vae, ema, optimizers)
     vae.load_state_dict(ema.state())
+    _write(arguments, vae, crops)
+
+
+def _write(arguments: argparse.Namespace, vae: VAE, crops: Crops) -> None:
+    """The diffusers folder."""
+    if arguments.halfway:  # what was known and what was learned (WiSE-FT, arXiv 2109.01903)
+        weights = vae.state_dict()
+        for name, known in weights_of(arguments.start).items():
+            weights[name].lerp_(known.to(weights[name].device), 0.5)
     if arguments.decoder_only:  # the latents' statistics are the encoder's, and already in use
         config = read_json((arguments.start or arguments.out) / "vae" / "config.json")
         statistics = vae_config_from_diffusers(config)
     else:
         statistics = measure_statistics(vae, crops)
     save_vae(arguments.out / "vae", with_config(vae, statistics))
+
+
+def weights_of(model: Path) -> dict[str, Tensor]:
+    """The autoencoder of a model folder, fp32."""
+    with load.vae(model / "vae", device="cpu", dtype=torch.float32) as known:
+        return known.state_dict()
 
 
 def _save(run: Run, vae: VAE, ema: Ema, optimizers: list[torch.optim.Optimizer]) -> None:
@@ -278,6 +292,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10**9, help="stop after this many steps")
     parser.add_argument("--start", type=Path, help="a model folder to go on from, where OUT is new")
     parser.add_argument("--decoder-only", action="store_true")
+    parser.add_argument(
+        "--halfway", action="store_true", help="write the mean of --start's weights and the last"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     run_recipe(parser, train)
