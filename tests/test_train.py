@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from sora_cli.train import dataset, dit, export, loop, vae
 from sora_cli.train.dataset import Bucket
@@ -91,6 +92,26 @@ def test_a_recipe_goes_on_where_it_stopped(
         run(vae, monkeypatch, pool, out, "--steps", steps, "--minutes", 5)
     state = loop.load_checkpoint(out / "vae-run" / "checkpoint.pt")
     assert state is not None and state["run"]["steps"] == 3
+
+
+def test_a_decoder_may_be_written_halfway_to_what_it_learned(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, out = tmp_path / "start", tmp_path / "run"
+    run(vae, monkeypatch, pool, start, "--steps", 1, "--minutes", 5)
+    words = ("--decoder-only", "--start", start, "--steps", 3, "--minutes", 5)
+    written = []
+    for halfway in ((), ("--halfway",)):  # the second has nothing left to train
+        run(vae, monkeypatch, pool, out, *words, *halfway)
+        (file,) = (out / "vae").glob("*.safetensors")
+        written.append(load_file(file))
+    (file,) = (start / "vae").glob("*.safetensors")
+    first, (last, half) = load_file(file), written
+    moved = [name for name in last if not torch.equal(first[name], last[name])]
+    assert moved and all("decoder" in name or "post_quant" in name for name in moved)
+    for name in half:
+        middle = (first[name].float() + last[name].float()) / 2
+        torch.testing.assert_close(half[name].float(), middle, rtol=2e-3, atol=1e-4)
 
 
 def test_decoder_training_leaves_the_encoder_alone(
