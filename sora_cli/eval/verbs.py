@@ -6,6 +6,7 @@ Shapes: T frames of H×W pixels, uint8 [T, H, W, 3].
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,6 +28,7 @@ from sora_cli.pipeline.seams import Journal
 from sora_cli.pipeline.spans import Sides, Span
 from sora_cli.pipeline.timeline import play
 from sora_cli.runtime.plan import MemoryPlan
+from sora_cli.train.lasting import long_after
 
 MINUTE = 60.0  # seconds
 
@@ -102,7 +104,10 @@ def long_video(bench: Bench, prompt: Prompt, seconds: float) -> dict[str, np.nda
 
 
 def one_minute(exam: Exam) -> list[Row]:
-    """What is left of a prompt after a minute: the judge on the first frames and on the last."""
+    """What is left of a prompt after a minute: the judge on the first frames and on the last.
+
+    The floor of the last is the truth when all ways have ended: what has come stands there.
+    """
     asked = exam.prompts("dense", cap="long")
     made: list[dict[str, np.ndarray]] = []
     with bench_of(exam) as bench:
@@ -122,18 +127,21 @@ def one_minute(exam: Exam) -> list[Row]:
         exam.sheet(f"minute-{name}", [m[name] for m in made], [p.caption.text for p in asked])
         frames = torch.from_numpy(np.stack([m[name] for m in made]))
         right[name] = percentages(scores(asked, read(exam.judge, frames)))["mean"]
-    true = render_all([prompt.scene for prompt in asked], str(exam.studio.device))[0]
-    truth = percentages(scores(asked, read(exam.judge, true)))["mean"]
+    later = [long_after(random.Random(p.seed), p.scene) for p in asked]
+    truth = {}
+    for name, scenes in (("first", [prompt.scene for prompt in asked]), ("last", later)):
+        true = render_all(scenes, str(exam.studio.device))[0]
+        truth[name] = percentages(scores(asked, read(exam.judge, true)))["mean"]
     size = f"{asked[0].scene.num_frames} frames"
     drift = float(np.mean([np.abs(video["drift"]).max() for video in made]))
     jump = float(np.mean(np.concatenate([video["ratios"] for video in made])))
     rows: list[tuple[str, float, float | None]] = [
-        (f"attributes in the first {size}, % right", right["first"], truth),
-        (f"attributes in the last {size}, % right", right["last"], None),
+        (f"attributes in the first {size}, % right", right["first"], truth["first"]),
+        (f"attributes in the last {size}, % right", right["last"], truth["last"]),
         (
             "attributes kept, last over first, %",
             100 * right["last"] / max(right["first"], 1.0),
-            None,
+            100 * truth["last"] / max(truth["first"], 1.0),
         ),
         ("colour drift, of 255", drift, None),
         ("jump at the seams, times the video's own change", jump, None),

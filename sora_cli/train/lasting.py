@@ -28,9 +28,16 @@ def draw_lasting(rng: random.Random, scene: Scene, split: str) -> Scene:
         return draw_plain(rng, scene, split, kinds=kinds)
     while (drawn := draw_plain(rng, scene, split, kinds=kinds)).camera != "static":
         pass
-    since = rng.uniform(0.5, 1.0) if rng.random() < 0.4 else 1.0 + len(_BRAKES)
-    moment = since * scene.duration
+    if rng.random() >= 0.4:
+        return long_after(rng, drawn)
+    moment = rng.uniform(0.5, 1.0) * scene.duration
     return replace(drawn, things=tuple(_later(rng, t, drawn, moment) for t in drawn.things))
+
+
+def long_after(rng: random.Random, scene: Scene) -> Scene:
+    """A plain scene when every way has come to its end; what bounces or spins goes on."""
+    moment = (1 + len(_BRAKES)) * scene.duration
+    return replace(scene, things=tuple(_later(rng, t, scene, moment) for t in scene.things))
 
 
 def _later(rng: random.Random, thing: Thing, scene: Scene, moment: float) -> Thing:
