@@ -94,6 +94,16 @@ def test_in_half_precision_the_form_of_the_gelu_is_below_the_rounding() -> None:
         assert wrong[0] <= 1.02 * wrong[1] and wrong[1] > 0
 
 
+def test_the_gelu_that_is_compiled_for_training_is_the_tanh_form() -> None:
+    """Values and slopes; torch's own in fp32 loses what tanh cancels, so it is asked in fp64."""
+    x = torch.linspace(-30, 30, 20_001).requires_grad_()
+    found, wanted = layers.tanh_gelu(x), F.gelu(x.double(), approximate="tanh")
+    torch.testing.assert_close(found.double(), wanted, rtol=2e-5, atol=1e-9)
+    slopes = [torch.autograd.grad(values.sum(), x)[0] for values in (found, wanted)]
+    torch.testing.assert_close(*slopes, rtol=2e-5, atol=1e-6)
+    assert layers.tanh_gelu(x.bfloat16()).dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_where_onednn_is_not_the_gelu_is_in_place_and_exact(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch

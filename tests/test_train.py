@@ -83,6 +83,12 @@ def test_recipes_lead_from_clips_to_a_model_that_runs(
         for file in (target / part).glob("*.safetensors"):
             assert file.read_bytes() == (other / part / file.name).read_bytes()
 
+    frozen = tmp_path / "frozen"  # longer, and nothing new of words
+    run(dit, monkeypatch, *words[:2], frozen, "--start", target, "--steps", 2, "--freeze-text")
+    for part, kept in (("transformer", False), ("text_encoder", True)):
+        (file,) = (target / part).glob("*.safetensors")
+        assert (file.read_bytes() == (frozen / part / file.name).read_bytes()) is kept
+
 
 def test_a_recipe_goes_on_where_it_stopped(
     pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

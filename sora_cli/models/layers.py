@@ -7,6 +7,7 @@ weights and whether or not autocast is on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import Any
@@ -112,10 +113,17 @@ class FeedForward(nn.Sequential):
                 x, widen.weight, widen.bias, "gelu", [], form
             )
         elif torch.is_grad_enabled():
-            hidden = activation(widen(x))
+            hidden = tanh_gelu(widen(x)) if torch.compiler.is_compiling() else activation(widen(x))
         else:  # in place: the widest tensor of a block is then there once
             hidden = torch.ops.aten.gelu_(widen(x), approximate="tanh")
         return narrow(hidden)
+
+
+def tanh_gelu(x: Tensor) -> Tensor:
+    """GELU in its tanh form, as x · σ(2u): the same function, compiled for a CPU at a third."""
+    wide = x.float()
+    twice = 2 * (2 / math.pi) ** 0.5
+    return (wide * torch.sigmoid(wide * (twice + twice * 0.044715 * wide.square()))).to(x.dtype)
 
 
 def _asks_onednn(x: Tensor, bias: Tensor) -> bool:
