@@ -176,6 +176,7 @@ def test_true_clips_get_the_floor_in_every_row(
     measures = {name: ABILITIES[name] for name in ("compression", "prompt fidelity", "animate")}
     card = {(r.ability, r.measure): r for measure in measures.values() for r in measure(exam)}
     assert set(card) == {key for key in report.BARS if key[0] in measures}
+    assert card["compression", f"PSNR after {rows.TRIPS} trips, dB"].value > 60
     assert card["compression", "PSNR, dB"].value > 60
     assert card["compression", "position error, times the floor"].value == pytest.approx(1)
     fidelity = card["prompt fidelity", "mean, % right"]

@@ -14,7 +14,7 @@ from sora_cli.errors import UsageError
 from sora_cli.eval.abilities import ABILITIES
 from sora_cli.eval.clips import Studio
 from sora_cli.eval.judge import Judge
-from sora_cli.eval.lessons import obtain_judge, source_key
+from sora_cli.eval.lessons import judge_options, obtain_judge, source_key
 from sora_cli.eval.program import ended, say
 from sora_cli.eval.report import Circumstances, Row, write
 from sora_cli.eval.rows import CAPS, Exam, judge_accuracy
@@ -38,8 +38,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default=None, help="cpu, cuda; the fastest there is")
     parser.add_argument("--out", type=Path, default=Path("docs/reference"))
     parser.add_argument("--work", type=Path, default=None, help="of the clips made so far")
-    parser.add_argument("--judge", type=Path, default=None, help="its file; trained where missing")
-    parser.add_argument("--judge-minutes", type=float, default=15.0, help="to train the judge")
+    judge_options(parser)
     parser.add_argument("--judge-only", action="store_true", help="train and test it, no more")
     parser.add_argument("--pool", type=Path, default=None, help="rendered clips to train it on")
     return parser.parse_args(argv)

@@ -20,7 +20,7 @@ from torch import Tensor
 from sora_cli.eval import report
 from sora_cli.eval.clips import Studio, make
 from sora_cli.eval.judge import read as read_clips
-from sora_cli.eval.lessons import obtain_judge
+from sora_cli.eval.lessons import judge_options, obtain_judge
 from sora_cli.eval.report import Bar, Row
 from sora_cli.eval.rows import Exam
 from sora_cli.eval.truth import Prompt, render_all
@@ -171,8 +171,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=64, help="scenes")
     parser.add_argument("--split", choices=list(SPLITS)[1:], default="development")
     parser.add_argument("--minutes", type=float, default=60.0, help="generate no clip after these")
-    parser.add_argument("--judge", type=Path, default=None, help="its file; trained where missing")
-    parser.add_argument("--judge-minutes", type=float, default=15.0, help="to train the judge")
+    judge_options(parser)
     parser.add_argument("--work", type=Path, default=None, help="of the clips made so far")
     arguments = parser.parse_args(argv)
     say: Callable[[str], object] = sys.stderr.write

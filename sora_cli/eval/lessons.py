@@ -6,6 +6,7 @@ whoever runs the report card, kept in the user's cache, and trained anew when th
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import inspect
 import random
@@ -42,6 +43,7 @@ from sora_cli.train.world import Scene, draw_scene
 
 DEFAULT_SHARE = 0.6  # of the batches: the default size and length; the rest as in training
 BATCH, PEAK_RATE, PLACES_WEIGHT = 24, 2.5e-3, 0.5
+JUDGE_MINUTES = 30.0  # of one core, with a pool of clips; without one it renders most of them
 LESSON_SEED = 7_000_000  # of scenes rendered here: the training split, other numbers
 
 
@@ -234,6 +236,14 @@ def train_judge(
             save(finished=False)
     save(finished=True)
     return judge
+
+
+def judge_options(parser: argparse.ArgumentParser) -> None:
+    """What every program that asks the judge lets its user say of it."""
+    parser.add_argument("--judge", type=Path, default=None, help="its file; trained where missing")
+    parser.add_argument(
+        "--judge-minutes", type=float, default=JUDGE_MINUTES, help="to train the judge"
+    )
 
 
 def obtain_judge(

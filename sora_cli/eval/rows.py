@@ -24,6 +24,7 @@ from sora_cli.weights import load
 SHOWN = 12  # clips on a contact sheet
 
 
+TRIPS = 12  # through the autoencoder, one after the other: what a minute takes
 CAPS = {  # names of what costs more than a clip by --samples, and how many there are at most
     "join": (32, "clips to extend, loop and connect"),
     "edit": (16, "clips to change, at each strength"),
@@ -203,12 +204,21 @@ def compression(exam: Exam) -> list[Row]:
         "PSNR inside the things, dB": psnr(ours, frames, masks),
         "position error, times the floor": error / floor,
     }
+    again = exam.most("event")
+    for _ in range(TRIPS - 1):  # as a video in many pieces is sent through it
+        ours = exam.reconstructed(ours[:again])
     return [
+        *(
+            Row(
+                ability="compression", measure=measure, value=value, samples=len(asked),
+                split=exam.split, floor=1.0 if "times" in measure else None,
+            )
+            for measure, value in values.items()
+        ),
         Row(
-            ability="compression", measure=measure, value=value, samples=len(asked),
-            split=exam.split, floor=1.0 if "times" in measure else None,
-        )
-        for measure, value in values.items()
+            ability="compression", measure=f"PSNR after {TRIPS} trips, dB",
+            value=psnr(ours, frames[:again]), samples=len(ours), split=exam.split,
+        ),
     ]  # fmt: skip
 
 

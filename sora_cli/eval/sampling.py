@@ -20,7 +20,7 @@ from typing import get_args
 
 from sora_cli.errors import OutputError, UsageError
 from sora_cli.eval.clips import Studio, make_timed
-from sora_cli.eval.lessons import obtain_judge, source_key
+from sora_cli.eval.lessons import judge_options, obtain_judge, source_key
 from sora_cli.eval.physics import TIMES_VAE, physics
 from sora_cli.eval.program import ended, say
 from sora_cli.eval.report import machine
@@ -133,8 +133,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default=None, help="cpu, cuda; the fastest there is")
     parser.add_argument("--out", type=Path, default=Path("docs/reference"))
     parser.add_argument("--work", type=Path, default=None, help="of the clips made so far")
-    parser.add_argument("--judge", type=Path, default=None, help="its file; trained where missing")
-    parser.add_argument("--judge-minutes", type=float, default=15.0, help="to train the judge")
+    judge_options(parser)
     return parser.parse_args(argv)
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from sora_cli.errors import OutputError, UsageError
 from sora_cli.eval.clips import encode, make
+from sora_cli.eval.lessons import judge_options
 from sora_cli.eval.plot import Line, chart
 from sora_cli.eval.program import ended, say
 from sora_cli.eval.report import machine
@@ -192,8 +193,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("docs/reference"))
     parser.add_argument("--picture", type=Path, default=Path("docs/pictures/scaling.png"))
     parser.add_argument("--work", type=Path, default=None, help="of the clips made so far")
-    parser.add_argument("--judge", type=Path, default=None, help="its file; trained where missing")
-    parser.add_argument("--judge-minutes", type=float, default=15.0, help="to train the judge")
+    judge_options(parser)
     return parser.parse_args(argv)
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from sora_cli.errors import UsageError
 from sora_cli.eval.clips import keep
+from sora_cli.eval.lessons import judge_options
 from sora_cli.eval.program import ended
 from sora_cli.eval.rows import Exam, psnr
 from sora_cli.eval.sampling import last_lines, sitting, write
@@ -325,8 +326,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default=None, help="cpu, cuda; the fastest there is")
     parser.add_argument("--out", type=Path, default=Path("docs/reference"))
     parser.add_argument("--work", type=Path, default=None, help="of the clips made so far")
-    parser.add_argument("--judge", type=Path, default=None, help="its file; trained where missing")
-    parser.add_argument("--judge-minutes", type=float, default=15.0, help="to train the judge")
+    judge_options(parser)
     return parser.parse_args(argv)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sora_cli.errors import UsageError
+from sora_cli.eval.lessons import judge_options
 from sora_cli.eval.recaptioning import Development
 from sora_cli.models.text_encoder import Tokenizer
 from sora_cli.train.dataset import latent_shards, load_latents, shard_bucket
@@ -78,8 +79,7 @@ def comparison_parser(
     parser.add_argument("--device", default="cpu", help="where clips are made and read")
     parser.add_argument("--out", type=Path, default=Path("docs/reference"))
     parser.add_argument("--picture", type=Path, default=Path(f"docs/pictures/{page}.png"))
-    parser.add_argument("--judge", type=Path, default=None, help="its file; trained where missing")
-    parser.add_argument("--judge-minutes", type=float, default=15.0, help="to train the judge")
+    judge_options(parser)
     return parser
 
 
