@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sora_cli.eval import curve, gallery, lessons, plot, sampling, scaling, sources
+from sora_cli.eval import curve, gallery, history, lessons, plot, sampling, scaling, sources
 from sora_cli.eval.judge import Judge
 from sora_cli.models.specs import TINY
 from sora_cli.weights import store
@@ -198,3 +199,61 @@ def test_a_gallery_shows_each_size(tmp_path: Path, capsys: pytest.CaptureFixture
             assert sheet.width > gallery.COLUMNS * width and sheet.mode == "P"
     assert gallery.main([str(tmp_path), "--sizes", "64x50"]) == 2
     assert "steps of 16" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------- history
+
+
+def committed(repository: Path, samples: int, rows: list[dict[str, object]]) -> None:
+    """A report card and a provenance, committed; the weights went on from 600 clips."""
+    run = {"samples": samples - 600, "started_from": {"samples": 600}}
+    content = {"weights": f"sha256:{samples}", "rows": rows}
+    files = {history.CARD: content, history.PROVENANCE: {"runs": {"transformer": run}}}
+    for name, value in files.items():
+        (repository / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository / name).write_text(json.dumps(value))
+    who = ("-c", "user.name=a test", "-c", "user.email=test@localhost")
+    for words in (("add", "."), (*who, "commit", "-qm", f"{samples} clips")):
+        subprocess.run(["git", *words], cwd=repository, check=True)
+
+
+def card_row(ability: str, value: float, bar: float, **others: object) -> dict[str, object]:
+    met = value <= bar if "error" in ability else value >= bar
+    row = {"ability": ability, "measure": "of all, %", "value": value, "first_bar": bar}
+    return row | {"samples": 16, "baselines": {}, "meets_first_bar": met} | others
+
+
+def test_what_is_missed_is_read_from_the_cards_of_all_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    for samples, first in ((1000, 1.0), (4000, 9.9), (4000, 1.0), (16000, 1.0)):
+        # The second card of the same weights replaces their first.
+        committed(tmp_path, samples, [
+            card_row("error that falls", first * 8 * (samples / 1000) ** -0.5, 1.0),
+            card_row("error of the autoencoder", 3.0, 1.0, baselines={"VAE floor": 2.0}),
+            card_row("share that does not rise", 50.0, 80.0),
+            card_row("share that is met", 90.0, 80.0),
+            card_row("share of another measure", 70.0, 80.0, samples=2 if samples < 5000 else 16),
+            {**card_row("share without a bar", 1.0, 1.0), "meets_first_bar": None},
+        ])  # fmt: skip
+    known = history.cards(tmp_path)
+    assert [card.samples for card in known] == [1000, 4000, 16000]
+    rows = {one.key[0]: one for one in history.missed(known)}
+    assert list(rows) == [
+        "error that falls", "error of the autoencoder", "share that does not rise",
+        "share of another measure",
+    ]  # fmt: skip
+    falls = rows["error that falls"]
+    assert falls.needs == pytest.approx(64_000) and "4 times the clips" in history.verdict(falls)
+    assert "autoencoder" in history.verdict(rows["error of the autoencoder"])
+    assert "does not help" in history.verdict(rows["share that does not rise"])
+    assert rows["share of another measure"].values == ((16000, 70.0),)
+
+    words = ["--repository", tmp_path, "--out", tmp_path / "m.md", "--picture", tmp_path / "m.png"]
+    assert history.main([str(word) for word in words]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'm.md'}\n"
+    assert "| 8, 4, 2 | 1 |" in (tmp_path / "m.md").read_text()
+    assert Image.open(tmp_path / "m.png").size == plot.SIZE
+    assert history.main(["--repository", "/"]) == 2
+    assert "history" in capsys.readouterr().err
