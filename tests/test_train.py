@@ -83,6 +83,13 @@ def test_recipes_lead_from_clips_to_a_model_that_runs(
         for file in (target / part).glob("*.safetensors"):
             assert file.read_bytes() == (other / part / file.name).read_bytes()
 
+    parts = tmp_path / "parts"  # a part alone, into a model: of the others is known what was
+    shutil.copytree(other / "vae-run", parts / "vae-run")
+    shutil.copytree(other / "vae", parts / "vae")
+    run(export, monkeypatch, parts, target)
+    runs = json.loads((target / "provenance.json").read_text())["runs"]
+    assert set(runs) == {"transformer", "vae"} and runs["transformer"]["steps"] == 2
+
     frozen = tmp_path / "frozen"  # longer, and nothing new of words
     run(dit, monkeypatch, *words[:2], frozen, "--start", target, "--steps", 2, "--freeze-text")
     for part, kept in (("transformer", False), ("text_encoder", True)):

@@ -101,19 +101,22 @@ def assemble(run: Path, target: Path, shift: float) -> None:
     (target / "scheduler" / "scheduler_config.json").write_text(
         json.dumps(scheduler, indent=2) + "\n"
     )
-    text = json.dumps(provenance(run), indent=2) + "\n"
+    text = json.dumps(provenance(run, target), indent=2) + "\n"
     (target / PROVENANCE).write_text(text)
     write_sums(target)
 
 
-def provenance(run: Path) -> dict[str, Any]:
-    """Where the weights come from: the code's commit, the machine, and each recipe's counters."""
+def provenance(run: Path, target: Path) -> dict[str, Any]:
+    """Where the weights come from: the code's commit, the machine, and each recipe's counters.
+
+    Those of the parts of `target` that `run` does not bring stay as they are.
+    """
     rows: dict[str, Any] = {
         "commit": commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": machine(),
         "recipes": "docs/guides/training.md, seed 0",
-        "runs": {},
+        "runs": _kept_runs(run, target),
     }
     for folder in sorted(run.glob("*-run")):
         state = load_checkpoint(folder / "checkpoint.pt")
@@ -130,6 +133,16 @@ def provenance(run: Path) -> dict[str, Any]:
             "flops_per_second": float(f"{flops / rows['runs']['transformer']['seconds']:.3g}"),
         }
     return rows
+
+
+def _kept_runs(run: Path, target: Path) -> dict[str, Any]:
+    file = target / PROVENANCE
+    before = json.loads(file.read_text())["runs"] if file.is_file() else {}
+    return {
+        name: row
+        for name, row in before.items()
+        if not (run / name.removesuffix("_decoder")).is_dir()
+    }
 
 
 def remember_start(model: Path, run: Path) -> None:
