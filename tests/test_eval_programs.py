@@ -7,12 +7,24 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from sora_cli.eval import curve, gallery, history, lessons, plot, sampling, scaling, sources
+from sora_cli.eval import (
+    curve,
+    gallery,
+    history,
+    lessons,
+    pictures,
+    plot,
+    sampling,
+    scaling,
+    sources,
+)
 from sora_cli.eval.judge import Judge
+from sora_cli.eval.sheet import contact_sheet
 from sora_cli.models.specs import TINY
 from sora_cli.weights import store
 
@@ -257,3 +269,27 @@ def test_what_is_missed_is_read_from_the_cards_of_all_weights(
     assert Image.open(tmp_path / "m.png").size == plot.SIZE
     assert history.main(["--repository", "/"]) == 2
     assert "history" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------- pictures
+
+
+def test_the_first_clips_of_a_sheet_are_taken_with_their_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips = [np.full((3, 32, 48, 3), 60 * n, np.uint8) for n in range(4)]
+    contact_sheet(clips, ["one", "two " * 90, "three", "four"], tmp_path / "all.png")
+    contact_sheet(clips[:2], ["one", "two " * 90], tmp_path / "two.png")
+    sheet, wanted = Image.open(tmp_path / "all.png"), Image.open(tmp_path / "two.png")
+    found = pictures.first_rows(sheet, 2)
+    assert found.size == wanted.size and found.tobytes() == wanted.tobytes()
+    assert pictures.first_rows(sheet, 9).size == sheet.size
+
+    assert pictures.main([str(tmp_path), str(tmp_path)]) == 2
+    assert "animate-final.png" in capsys.readouterr().err
+
+
+def test_a_sheet_is_made_by_the_command(tmp_path: Path) -> None:
+    pictures.generated(("a red ball",), tmp_path / "sheet.png")
+    picture = Image.open(tmp_path / "sheet.png")
+    assert picture.mode == "P" and picture.width > 6 * 160 and picture.height > 96
