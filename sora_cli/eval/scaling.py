@@ -152,8 +152,8 @@ def page(points: Sequence[Point], law: Law, clips: int, last_lines: Sequence[str
         f"[scaling.json](scaling.json). *Loss*: mean squared velocity error on {clips} clips of",
         "the development split under their dense prompts, the same noises and noise levels "
         f"({', '.join(f'{s:g}' for s in SIGMAS)}) for all.",
-        "*Fidelity*: % of what the prompts name that generated clips show. The checkpoints are",
-        "ends of learning-rate schedules of one recipe that went on, not of runs of their own.", "",
+        "*Fidelity*: % of what the prompts name that generated clips show. Each point is the end",
+        "of a run of its own from nothing, with a whole learning-rate schedule.", "",
         "![losses against clips seen](../pictures/scaling.png)", "",
         "| clips seen | loss | by the law | fidelity, % |", "|---|---|---|---|", *rows, "",
         f"loss = {law.factor:.3g} · clips^-{law.exponent:.3f}, at most {100 * law.error:.1f} % off "
