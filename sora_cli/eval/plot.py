@@ -100,7 +100,8 @@ def chart(
     )
     across = Axis(low=x_low, high=x_high, start=LEFT, stop=wide - RIGHT, log=log_x)
     up = Axis(low=y_low, high=y_high, start=high - BOTTOM, stop=TOP, log=log_y)
-    picture = Image.new("RGB", SIZE, PAPER)
+    # The names stand below the axes, two in a row, where no line runs through them.
+    picture = Image.new("RGB", (wide, high + 17 * -(-len(lines) // 2)), PAPER)
     draw = ImageDraw.Draw(picture)
     font, small = ImageFont.load_default(size=15), ImageFont.load_default(size=12)
     for value in ticks(x_low, x_high, log=log_x):
@@ -117,8 +118,8 @@ def chart(
     draw.text((wide - RIGHT, 18), f"upward: {y}", fill=INK, font=small, anchor="ra")
     for number, line in enumerate(lines):
         _draw(draw, line, INKS[number % len(INKS)], across, up)
-        spot = (wide - RIGHT - 10, TOP + 8 + 17 * number)
-        draw.text(spot, line.name, fill=INKS[number % len(INKS)], font=small, anchor="ra")
+        spot = (LEFT + number % 2 * (wide - LEFT) // 2, high - 4 + 17 * (number // 2))
+        draw.text(spot, line.name, fill=INKS[number % len(INKS)], font=small, anchor="la")
     picture.save(path, format="PNG", optimize=True)
 
 
