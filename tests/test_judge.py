@@ -13,6 +13,7 @@ from sora_cli.eval import lessons
 from sora_cli.eval.judge import CELL, FRAMES, Judge, prepare, read
 from sora_cli.eval.truth import CLASSES, SLOTS, UNKNOWN, Prompt, labels, prompts
 from sora_cli.train.dataset import Bucket
+from sora_cli.train.things import is_held_out
 
 
 def asked(count: int, level: str = "dense") -> list[Prompt]:
@@ -65,6 +66,18 @@ def test_softening_keeps_clips_recognisable(small_lessons: None) -> None:
     soft = lessons.soften(batch.video)
     assert soft.shape == batch.video.shape and soft.isfinite().all()
     assert 0 < float((soft - batch.video).abs().mean()) < 0.15
+
+
+def test_the_judge_is_shown_what_the_generator_never_sees(small_lessons: None) -> None:
+    """A judge that thinks there are no cyan balls would call every one of them something else."""
+    drawn = lessons.Lessons(None, 0)
+    pairs = [
+        is_held_out(thing.kind, thing.color)
+        for _ in range(60)
+        for scene in drawn._some(lessons.BUCKETS[0])[1]
+        for thing in scene.things
+    ]
+    assert 0.02 < sum(pairs) / len(pairs) < 0.4
 
 
 def test_the_judge_learns(small_lessons: None) -> None:

@@ -1,4 +1,5 @@
-"""How the judge is trained: on renders of the training split, softened as generated clips are.
+"""How the judge is trained: on renders of the training split, softened as generated clips are, and
+on some of the held-out pairings: it is to read what a generator that never saw them has made.
 
 The judge is never a loss for the generator and never chooses a checkpoint. It is trained by
 whoever runs the report card, kept in the user's cache, and trained anew when the world changes.
@@ -44,12 +45,17 @@ from sora_cli.train.world import Scene, draw_scene
 DEFAULT_SHARE = 0.6  # of the batches: the default size and length; the rest as in training
 BATCH, PEAK_RATE, PLACES_WEIGHT = 24, 2.5e-3, 0.5
 JUDGE_MINUTES = 30.0  # of one core, with a pool of clips; without one it renders most of them
-LESSON_SEED = 7_000_000  # of scenes rendered here: the training split, other numbers
+LESSON_SEED = 7_000_000  # of scenes rendered here: other numbers than any that is judged
+HELD_OUT_SHARE, HELD_OUT_KEPT = 0.15, 32  # of what is shown; renders of each bucket, in sixes
 
 
 def _specimens() -> list[Scene]:
     """Some of the scenes that the judge learns from, small: one for each floor and then some."""
-    return [draw_scene(LESSON_SEED, i, width=96, height=64, num_frames=5) for i in range(12)]
+    return [
+        draw_scene(LESSON_SEED, i, split=split, width=96, height=64, num_frames=5)
+        for split, number in (("training", 12), ("held-out", 4))
+        for i in range(number)
+    ]
 
 
 def source_key() -> str:
@@ -66,7 +72,7 @@ def source_key() -> str:
 
 
 def look() -> Tensor:
-    """What the judge's world looks like: uint8 [12, 5, 64, 96, 3]."""
+    """What the judge's world looks like: uint8 [16, 5, 64, 96, 3]."""
     return torch.cat([render([scene])[0] for scene in _specimens()])
 
 
@@ -105,6 +111,7 @@ class Lessons:
         self.pool, self.rng, self.device = pool, random.Random(f"lessons/{seed}"), device
         self.scenes: dict[int, list[Scene]] = {}
         self.shards: dict[str, list[int]] = {}
+        self.held_out: dict[str, list[tuple[Tensor, list[Scene]]]] = {}
         self.drawn, self.number = 0, 0
         if pool is not None:
             claim(pool, "plain")  # the only one that it has answers for
@@ -122,9 +129,20 @@ class Lessons:
             bucket = default[0]
         else:
             bucket = self.rng.choices(buckets, [b.share for b in buckets])[0]
-        clips = [self._from_pool(bucket) if self.pool else self._rendered(bucket) for _ in range(4)]
+        clips = [self._some(bucket) for _ in range(4)]
         frames = torch.cat([clip[0] for clip in clips])
         return lesson(frames, [scene for clip in clips for scene in clip[1]])
+
+    def _some(self, bucket: Bucket) -> tuple[Tensor, list[Scene]]:
+        """A quarter of a batch."""
+        if self.rng.random() < HELD_OUT_SHARE:
+            kept = self.held_out.setdefault(bucket.name, [])
+            if len(kept) < HELD_OUT_KEPT:
+                kept.append(self._rendered(bucket, "held-out"))
+            return self._maybe_mirrored(*self.rng.choice(kept))
+        if self.pool is not None:
+            return self._from_pool(bucket)
+        return self._maybe_mirrored(*self._rendered(bucket, "training"))
 
     def _from_pool(self, bucket: Bucket) -> tuple[Tensor, list[Scene]]:
         assert self.pool is not None
@@ -136,16 +154,16 @@ class Lessons:
         frames = torch.from_numpy(np.stack([stored[i] for i in chosen]))
         return self._maybe_mirrored(frames, [self.scenes[shard][i] for i in chosen])
 
-    def _rendered(self, bucket: Bucket) -> tuple[Tensor, list[Scene]]:
+    def _rendered(self, bucket: Bucket, split: str) -> tuple[Tensor, list[Scene]]:
         first, self.number = self.number, self.number + BATCH // 4
         scenes = [
             draw_scene(
-                LESSON_SEED, index, width=bucket.width, height=bucket.height,
+                LESSON_SEED, index, split=split, width=bucket.width, height=bucket.height,
                 num_frames=bucket.num_frames,
             )
             for index in range(first, self.number)
         ]  # fmt: skip
-        return self._maybe_mirrored(render(scenes, device=self.device)[0], scenes)
+        return render(scenes, device=self.device)[0], scenes
 
     def _maybe_mirrored(self, frames: Tensor, scenes: list[Scene]) -> tuple[Tensor, list[Scene]]:
         if self.rng.random() < 0.5:
